@@ -1,0 +1,103 @@
+# `make demo` does the main job on a bare machine, `make test` proves it; everything else is for people who change the code.
+# Settings: PYTHON (3.11 or newer), TORCH (what pip is asked for first), WORKERS (test processes), MINUTES (of the demo).
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+MINUTES ?= 3.5
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: help demo demo-short test lint format types imports equations docs docs-serve mutation mutation-short \
+        quality benchmarks crash constraints clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+# ── the environment ──────────────────────────────────────────────────────────────────────────────────────────────────
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch comes first and alone: asked for by another package's metadata, pip may choose another build of several gigabytes.
+.venv/.core: pyproject.toml requirements/constraints.txt | .venv/bin/python
+	@echo "installing scorefield into .venv (about 1 GB, a few minutes)" >&2
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.dev
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+.venv/.benchmarks: .venv/.dev
+	$(PIP) --editable '.[benchmarks]'
+	@touch $@
+
+constraints: .venv/.docs .venv/.benchmarks ## write down the versions that are installed now
+	tools/constraints.sh $(BIN)/python > requirements/constraints.txt.new
+	mv requirements/constraints.txt.new requirements/constraints.txt
+
+# ── the main job ─────────────────────────────────────────────────────────────────────────────────────────────────────
+demo: .venv/.core ## train on the built-in digits, draw, and write runs/demo/ with a report
+	tools/demo.sh runs/demo --minutes $(MINUTES)
+
+demo-short: .venv/.core ## the same in a few steps, to see that every part works
+	tools/demo.sh runs/demo-short --steps 20
+
+# ── proofs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+test: .venv/.dev ## all tests and doctests, with shapes checked
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+lint: .venv/.dev ## style and format
+	$(BIN)/ruff check scorefield tests tools benchmarks
+	$(BIN)/ruff format --check scorefield tests tools benchmarks
+
+format: .venv/.dev ## apply the format
+	$(BIN)/ruff check --fix scorefield tests tools benchmarks
+	$(BIN)/ruff format scorefield tests tools benchmarks
+
+types: .venv/.dev ## mypy over package and tests
+	$(BIN)/mypy
+
+imports: .venv/.dev ## imports point one way
+	$(BIN)/lint-imports
+
+equations: .venv/.dev ## renew docs/equations.md: equation, line, test
+	$(BIN)/python tools/equations.py
+
+equations-check: .venv/.dev ## fail where an equation has no test, or the table is old
+	$(BIN)/python tools/equations.py --check
+
+docs: .venv/.docs ## build the site into site/, without a network
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: .venv/.docs ## read the site while writing it
+	$(BIN)/python -m mkdocs serve
+
+# ── long suites ──────────────────────────────────────────────────────────────────────────────────────────────────────
+mutation: .venv/.dev ## change every symbol of the formula files; some test must notice
+	$(ONE_THREAD) $(BIN)/python tools/mutate.py --workers $(WORKERS)
+
+mutation-short: .venv/.dev ## a sample of the same, for CI
+	$(ONE_THREAD) $(BIN)/python tools/mutate.py --workers $(WORKERS) --sample 40 --seed 0 --minutes 4
+
+crash: .venv/.dev ## kill, starve and damage a run in many ways; nothing may be lost
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/crash --crash-kills 300
+
+quality: .venv/.benchmarks ## fit Fashion-MNIST for 15 minutes and measure, beside a peer
+	$(BIN)/python benchmarks/quality.py
+
+benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
+	$(BIN)/python benchmarks/train_speed.py
+
+clean: ## remove what was built, keep runs and the environment
+	rm -rf site dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

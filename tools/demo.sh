@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The main job, start to end: train on the built-in digits, draw a grid and a film, write the report.
+# usage: tools/demo.sh RUN [arguments of `scorefield train`, such as --minutes 4]
+# Called again it resumes: a run that is complete is not trained further.
+set -euo pipefail
+run=$1
+shift
+scorefield=$(dirname "$0")/../.venv/bin/scorefield
+
+"$scorefield" train mnist --out "$run" "$@"
+"$scorefield" sample "$run" -n 64 --seed 0 --out "$run/grid.png"
+"$scorefield" sample "$run" -n 16 --seed 0 --out "$run/film.gif"
+"$scorefield" report "$run"
+echo "look at $run/grid.png, $run/film.gif and $run/report.html"

@@ -1,0 +1,41 @@
+"""A denoiser made of any network, in any parameterisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+from scorefield.arithmetic import along_batch, is_number
+from scorefield.denoisers.base import Denoiser, Prediction
+from scorefield.denoisers.parameterisations import Parameterisation
+from scorefield.paths import Path
+from scorefield.shapes import Float, Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser(Denoiser):
+    """D(x_t, t) = skip x_t + out F(in x_t, label)  (M9 for EDM's F; M6–M8 for the other parameterisations).
+
+    Attributes:
+        network: any callable `network(x, label)`, or `network(x, label, condition)` where there is a condition: a user's own
+            `nn.Module`, in its own dtype. It is told of the time by a (b,) tensor and knows nothing of diffusion.
+        path: the path it was (or will be) trained on.
+        parameterisation: how its output is read.
+    """
+
+    network: Callable[..., Tensor]
+    path: Path
+    parameterisation: Parameterisation
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
+        """Predict x₀ by one call of the network."""
+        row = self.parameterisation.coefficients(self.path, t)
+        scaled = x_t if is_number(row.input) and row.input == 1.0 else along_batch(row.input, x_t) * x_t
+        label = x_t.new_full((len(x_t),), row.label) if is_number(row.label) else row.label.to(x_t)  # type: ignore[union-attr]
+        output = self.network(scaled, label) if condition is None else self.network(scaled, label, condition)
+        x_0 = along_batch(row.out, x_t) * output
+        if not (is_number(row.skip) and row.skip == 0.0):
+            x_0 = x_0 + along_batch(row.skip, x_t) * x_t
+        return Prediction(x_0, x_t, t, self.path)

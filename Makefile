@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo demo-short test lint format types imports equations docs docs-serve mutation mutation-short \
+.PHONY: help demo demo-short test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
         quality benchmarks crash constraints clean
 
 help: ## list these targets
@@ -71,10 +71,10 @@ types: .venv/.dev ## mypy over package and tests
 imports: .venv/.dev ## imports point one way
 	$(BIN)/lint-imports
 
-equations: .venv/.dev ## renew docs/equations.md: equation, line, test
+equations: .venv/.core ## print the table: equation, line, test
 	$(BIN)/python tools/equations.py
 
-equations-check: .venv/.dev ## fail where an equation has no test, or the table is old
+equations-check: .venv/.core ## fail where an equation has no test, or the table is old
 	$(BIN)/python tools/equations.py --check
 
 docs: .venv/.docs ## build the site into site/, without a network

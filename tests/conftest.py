@@ -13,7 +13,12 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
-import pytest  # noqa: E402 - the variables above must be set first
+import hypothesis  # noqa: E402 - the variables above must be set first
+import pytest  # noqa: E402
+
+# The same examples every time: a red test is red again, and a mutant is judged by the same evidence as its neighbour.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 DATA_SETS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}

@@ -1,0 +1,127 @@
+"""The parts networks share: cells folded into channels, resampling, attention, embeddings; any rank."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scorefield.shapes import Float, Int
+
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_GROUP = 32  # channels normalised together: few groups cost a third of the time of many
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` with its channels innermost in memory, where convolutions run fastest; series stay as they are."""
+    memory_format = _CHANNELS_LAST.get(x.ndim)
+    return x if memory_format is None else x.contiguous(memory_format=memory_format)
+
+
+def convolution(rank: int, inputs: int, outputs: int, size: int = 3) -> nn.Module:
+    """A convolution of odd `size` over `rank` dimensions that keeps the resolution."""
+    layer = _CONVOLUTIONS[rank](inputs, outputs, size, padding=size // 2)
+    layer.weight.data = channels_last(layer.weight.data)
+    return layer
+
+
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """Group normalisation over groups of about 32 channels (Wu & He 2018)."""
+    groups = math.gcd(channels, max(1, channels // _GROUP))
+    return nn.GroupNorm(groups, channels, affine=affine)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """`layer` with all parameters set to zero, so that what it is added to starts unchanged."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def fold(x: Float[Tensor, "b c *d"], cell: int) -> Float[Tensor, "b k *e"]:
+    """Turn each cell of `cell`ᵈ positions into channels: (b, c, *d) → (b, c·cellᵈ, *⌈d/cell⌉), padded with zeros."""
+    if cell == 1:
+        return x
+    x = F.pad(x, [pad for side in reversed(x.shape[2:]) for pad in (0, -side % cell)])
+    rank = x.ndim - 2
+    x = x.reshape(*x.shape[:2], *(n for side in x.shape[2:] for n in (side // cell, cell)))
+    x = x.permute(0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
+    return x.flatten(1, 1 + rank)
+
+
+def unfold(x: Float[Tensor, "b k *e"], cell: int, sides: torch.Size) -> Float[Tensor, "b c *d"]:
+    """Undo `fold` for data of these `sides`, padding included."""
+    if cell == 1:
+        return x
+    rank = x.ndim - 2
+    x = x.unflatten(1, (-1, *[cell] * rank))
+    x = x.permute(0, 1, *(n for i in range(rank) for n in (2 + rank + i, 2 + i)))
+    x = x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * cell for i in range(rank)))
+    return x[(..., *(slice(side) for side in sides))]
+
+
+def halve(x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *e"]:
+    """Average cells of two positions a side; an odd side keeps its last, shorter cell: d → ⌈d/2⌉."""
+    return _AVERAGES[x.ndim - 2](x, 2, ceil_mode=True, count_include_pad=False)
+
+
+def enlarge(x: Float[Tensor, "b c *d"], sides: torch.Size) -> Float[Tensor, "b c *e"]:
+    """Repeat positions up to these `sides`."""
+    return F.interpolate(x, size=sides, mode="nearest")
+
+
+class Attention(nn.Module):
+    """Residual self-attention over all positions (Vaswani et al. 2017), normalised first; starts as the identity."""
+
+    def __init__(self, rank: int, width: int, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.norm = group_norm(width)
+        self.project = convolution(rank, width, 3 * width, size=1)
+        self.merge = zeroed(convolution(rank, width, width, size=1))
+
+    def forward(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
+        """Mix the positions of each sample."""
+        heads = self.project(self.norm(x)).flatten(2).unflatten(1, (3, -1, self.head_width))
+        mixed = _attend(heads.transpose(-1, -2)).transpose(-1, -2)
+        return x + self.merge(channels_last(mixed.reshape(x.shape)))
+
+
+def _attend(heads: Float[Tensor, "b 3 h n k"]) -> Float[Tensor, "b h n k"]:
+    if heads.device.type == "cpu" and heads.dtype == torch.bfloat16:
+        # The fused kernel's backward pass in bfloat16 takes five times as long as in float32 on a CPU
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(*heads.float().unbind(1)).to(heads.dtype)
+    return F.scaled_dot_product_attention(*heads.unbind(1))
+
+
+class Embedding(nn.Module):
+    """Noise level and class as one vector: a perceptron of cos and sin of the level, plus one vector a class.
+
+    Args:
+        width: features of the vector; even.
+        classes: number of classes; the label `classes` stands for "no label".
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        # Labels are of order one (¼ log σ, or t): a quarter of a turn to sixteen turns over a unit tell levels apart
+        frequencies = 2 * math.pi * torch.logspace(-2, 4, width // 2, base=2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.perceptron = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.by_class = nn.Embedding(classes + 1, width) if classes else None
+
+    def forward(self, noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None) -> Float[Tensor, "b e"]:
+        """The vectors of a batch; `labels` None means no label."""
+        dtype = self.perceptron[0].weight.dtype
+        angles = noise_label.to(dtype)[:, None] * self.frequencies.to(dtype)
+        vector = self.perceptron(torch.cat([angles.cos(), angles.sin()], dim=1))
+        if self.by_class is not None:
+            labels = torch.full_like(noise_label, self.classes, dtype=torch.long) if labels is None else labels
+            vector = vector + self.by_class(labels)
+        return F.silu(vector)

@@ -1,0 +1,133 @@
+r"""What a sampler is: a rule for one step from time t to time s, and the loop that repeats it along a grid.
+
+Every one-evaluation step here is x_s = a x_t + b D(x_t, t) + c z. The coefficients are Python floats computed once per pair
+of times, so the loop's own work is three fused tensor operations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from scorefield.denoisers.base import Denoiser
+from scorefield.errors import UsageError
+from scorefield.paths import Path
+from scorefield.samplers.grids import Grid
+from scorefield.shapes import Float, Generator, Tensor
+from scorefield.streams import NoiseSource, noise_source
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a trajectory is.
+
+    Attributes:
+        t: the time that has been reached.
+        x: x_t, in model space.
+        x0: the denoiser's last answer, E[x₀ | x] at the time the step came from.
+        evaluations: how often the denoiser has been asked so far.
+    """
+
+    t: float
+    x: Float[Tensor, "b *d"]
+    x0: Float[Tensor, "b *d"]
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """From x at one time to x at another, asking a denoiser on the way; it never changes after construction.
+
+    Attributes:
+        steps: K, how many steps the whole way from noise to data is divided into.
+        grid: where the steps are.
+    """
+
+    order: ClassVar[int]
+    """The order of its error against the exact probability flow (deterministic), or of its law (stochastic)."""
+
+    steps: int
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"{type(self).__name__} needs at least 1 step, got {self.steps}")
+
+    @property
+    @abstractmethod
+    def is_deterministic(self) -> bool:
+        """Whether the same start always gives the same end."""
+
+    @abstractmethod
+    def evaluations(self) -> int:
+        """How often the denoiser is asked on the whole way from noise to data."""
+
+    @abstractmethod
+    def step(self, denoiser: Denoiser, x_t: Float[Tensor, "b *d"], t: float, s: float, noise: Float[Tensor, "b *d"] | None = None, condition: Any = None) -> State:
+        """One step from time t to time s; `noise` is the step's z, None for a step without noise.
+
+        `State.evaluations` counts this step alone.
+        """
+
+    @abstractmethod
+    def needs_noise(self, path: Path, t: float, s: float) -> bool:
+        """Whether the step from t to s draws noise."""
+
+    def times(self, path: Path, start: float | None = None, end: float = 0.0) -> tuple[float, ...]:
+        """The grid's times from start to end; upwards in time (from data to noise) where end is the greater.
+
+        At t = 0 there is no noise to tell apart, so a way upwards begins at the path's t_min.
+        """
+        if start is None or end < start:
+            return self.grid.times(path, self.steps, start, end)
+        if not self.is_deterministic:
+            raise UsageError(f"{type(self).__name__} draws noise, so it cannot run from data to noise; use a deterministic sampler (DDIM with eta=0, Heun)")
+        upwards = sorted({max(t, path.t_min) for t in self.grid.times(path, self.steps, end, start)})
+        return tuple(upwards)
+
+    def trajectory(
+        self,
+        denoiser: Denoiser,
+        x_T: Float[Tensor, "b *d"],
+        *,
+        generator: NoiseSource | Generator | None = None,
+        start: float | None = None,
+        end: float = 0.0,
+        condition: Any = None,
+    ) -> Iterator[State]:
+        """Yield the state after every step from x_T at time `start` (t_max where None) to time `end` (data).
+
+        Args:
+            denoiser: whom to ask; its path gives the coefficients.
+            x_T: the start, in model space, any rank.
+            generator: the source of noise; needed by samplers that are not deterministic.
+            start: the time of x_T; t_max where None. A start in the middle is how editing begins.
+            end: where to stop; an end above the start runs a deterministic sampler from data to noise.
+            condition: handed to the denoiser.
+
+        Raises:
+            UsageError: a stochastic sampler without generator, or times that do not fit the path.
+        """
+        source, evaluations, x = noise_source(generator), 0, x_T
+        if source is None and not self.is_deterministic:
+            raise UsageError(f"{type(self).__name__} draws noise; pass generator= (a torch.Generator or SampleStreams)")
+        for number, (t, s) in enumerate(pairwise(self.times(denoiser.path, start, end))):
+            noise = source.normal(x, number + 1) if source is not None and self.needs_noise(denoiser.path, t, s) else None
+            state = self.step(denoiser, x, t, s, noise, condition)
+            x, evaluations = state.x, evaluations + state.evaluations
+            yield State(s, x, state.x0, evaluations)
+
+    def sample(self, denoiser: Denoiser, x_T: Float[Tensor, "b *d"], **options: Any) -> Float[Tensor, "b *d"]:
+        """The end of `trajectory` (which documents the options)."""
+        x = x_T
+        for state in self.trajectory(denoiser, x_T, **options):
+            x = state.x
+        return x
+
+
+def marginal(path: Path, t: float) -> tuple[float, float]:
+    """(α, σ) at time t; (1, 0) at t = 0, where a sampler returns data even if the path stops at a small σ_min  (M25)."""
+    return (1.0, 0.0) if t == 0.0 else (path.alpha(t), path.sigma(t))

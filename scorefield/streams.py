@@ -1,0 +1,95 @@
+"""Noise that belongs to a sample: sample k of seed s is the same whatever the batch it is drawn in.
+
+A counter-based generator: the 64-bit word of (seed, sample, draw, position) is a hash of these four numbers, so any part of
+any stream is computed at once, in any order, on any device, without a loop over samples. Two words of 32 bits make two
+normals by Box and Muller's transform. The hash is SplitMix64's finaliser (Steele, Lea & Flood 2014).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+
+from scorefield.shapes import Generator, Int, Tensor
+
+_GOLDEN = -0x61C8864680B583EB  # 2⁶⁴/φ as a signed 64-bit integer: SplitMix64's increment
+_MIXERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+_TO_UNIT = 2.0**-32
+
+
+class NoiseSource(Protocol):
+    """What a sampler asks for noise: draw number `draw`, in the shape, dtype and device of a batch."""
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """Standard normal noise of like's shape, dtype and device."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SampleStreams:
+    """One stream of standard normals for each sample of a batch.
+
+    Attributes:
+        seed: the seed of the whole drawing.
+        samples: (b,) the index of each sample in it.
+    """
+
+    seed: int
+    samples: Int[Tensor, " b"]
+
+    @classmethod
+    def numbered(cls, seed: int, first: int, count: int, device: str | torch.device = "cpu") -> SampleStreams:
+        """The streams of samples first … first + count − 1."""
+        return cls(seed, torch.arange(first, first + count, device=device))
+
+    def words(self, draw: int, positions: int) -> Int[Tensor, "b positions"]:
+        """The 64-bit words of one draw, hashed from (seed, sample, draw, position)."""
+        samples = self.samples
+        key = _mix(_mix(torch.full_like(samples, _signed(self.seed)) + samples * _GOLDEN) + draw * 2 + 1)
+        counters = torch.arange(1, positions + 1, device=samples.device) * _GOLDEN
+        return _mix(key[:, None] + counters)
+
+    def uniform(self, draw: int, count: int) -> Tensor:
+        """(b, count) uniform float64 numbers, strictly between 0 and 1."""
+        return ((self.words(draw, count) >> 32).bitwise_and(0xFFFFFFFF).double() + 0.5) * _TO_UNIT
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """Standard normal noise of like's shape, dtype and device; like's batch must be as many as the samples."""
+        count = math.prod(like.shape[1:])
+        words = self.words(draw, (count + 1) // 2)
+        radius = (((words >> 32).bitwise_and(0xFFFFFFFF).double() + 0.5) * _TO_UNIT).log().mul(-2.0).sqrt()
+        angle = (words.bitwise_and(0xFFFFFFFF).double() + 0.5) * (2.0 * math.pi * _TO_UNIT)
+        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return pairs[:, :count].reshape(like.shape).to(like)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BatchStream:
+    """PyTorch's generator as a source of noise: one stream for the whole batch, advanced by every draw."""
+
+    generator: Generator
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """Standard normal noise of like's shape, dtype and device."""
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+
+def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:
+    """Any kind of `generator=` argument as a noise source."""
+    return BatchStream(generator) if isinstance(generator, torch.Generator) else generator
+
+
+def _signed(number: int) -> int:
+    """A whole number folded into the range of a signed 64-bit integer."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _mix(words: Tensor) -> Tensor:
+    """SplitMix64's finaliser; >> on signed integers copies the sign, so the copies are masked away."""
+    for shift, mixer in zip((30, 27), _MIXERS, strict=True):
+        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * mixer
+    return words ^ ((words >> 31) & ((1 << 33) - 1))

@@ -53,11 +53,6 @@ def sin(x: Time) -> Time:
     return math.sin(x) if is_number(x) else x.sin()
 
 
-def cos(x: Time) -> Time:
-    """cos x."""
-    return math.cos(x) if is_number(x) else x.cos()
-
-
 def asinh(x: Time) -> Time:
     """arsinh x."""
     return math.asinh(x) if is_number(x) else x.asinh()

@@ -30,7 +30,6 @@ from scorefield.arithmetic import (
     asinh,
     atan2,
     clip,
-    cos,
     divide,
     exp,
     expm1,
@@ -45,6 +44,7 @@ from scorefield.errors import UsageError
 from scorefield.shapes import Float, Tensor
 
 _CHECKED_TIMES = 64
+_LARGEST_BELOW_ONE = 1.0 - 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -273,15 +273,15 @@ class VPCosine(_VariancePreserving):
         return 0.5 * math.pi * self.offset / (1.0 + self.offset)
 
     def rate(self, t: Time) -> Time:
-        """β(t) = π/(1+s) · tan(a + θ)."""
+        """β(t) = π/(1+s) · tan(a + θ), with cos(a + θ) from α itself: at t = 1 their product dα/dt is then finite and right."""
         angle = 0.5 * math.pi * (t + self.offset) / (1.0 + self.offset)
-        return math.pi / (1.0 + self.offset) * sin(angle) / cos(angle)
+        return math.pi / (1.0 + self.offset) * sin(angle) / (math.cos(self._start) * self.alpha(t))
 
     def integrated_rate(self, t: Time) -> Time:
         """B = −2 log α, from 1 − α = 2 sin²(θ/2) + tan a sin θ, a sum of positive terms."""
         theta = 0.5 * math.pi * t / (1.0 + self.offset)
         lost = 2.0 * sin(0.5 * theta) ** 2 + math.tan(self._start) * sin(theta)
-        return -2.0 * log1p(-clip(lost, 0.0, 1.0))
+        return -2.0 * log1p(-clip(lost, 0.0, _LARGEST_BELOW_ONE))
 
     def time_of_integrated_rate(self, integrated: Time) -> Time:
         """From sin θ = σ² cos a / (√(sin²a + σ² cos²a) + α sin a), which keeps its digits near data."""

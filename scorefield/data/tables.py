@@ -1,0 +1,183 @@
+"""Tables as data: Parquet files and Hugging Face data sets, with a column of images, of vectors, or columns of numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from scorefield.data.arrays import array_dataset, check_memory
+from scorefield.data.dataset import Dataset, class_labels
+from scorefield.data.encoded import Item, decode_all
+from scorefield.errors import MissingExtraError, UsageError
+
+LABEL_COLUMNS = ("label", "labels", "class", "classes", "y", "fine_label")
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    content: bytes
+
+    def __call__(self) -> IO[bytes]:
+        return io.BytesIO(self.content)
+
+
+def open_parquet(
+    path: Path, *, name: str, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
+) -> Dataset:
+    """Open a Parquet file: a column of encoded images, of vectors of one length, or all columns of numbers as points (N, D).
+
+    A column called `label`, `labels`, `class`, `classes` or `y` gives the classes.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+        UsageError: Not an intact Parquet file, empty cells, or no column that can be modelled.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("reading Parquet files", "data") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            check_memory(sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), name)
+            table = file.read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"{name}: not an intact Parquet file ({error}); write it again") from error
+    return open_table(table, name=name, size=size, layout=layout, skip_bad=skip_bad)
+
+
+def open_table(
+    table: Any, *, name: str, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
+) -> Dataset:
+    """Make a dataset of a pyarrow table.
+
+    Raises:
+        UsageError: Empty cells, or no column that can be modelled.
+    """
+    import pyarrow.types as types
+
+    if table.num_rows == 0:
+        raise UsageError(f"{name}: the table has no rows; give at least one example")
+    label = next((column for column in LABEL_COLUMNS if column in table.column_names), None)
+    raw = None if label is None else np.asarray(_column(table, label, name).to_numpy(zero_copy_only=False))
+    labels = raw.astype(str) if raw is not None and raw.dtype.kind == "O" else raw
+    fields = [field for field in table.schema if field.name != label]
+    image = next((field.name for field in fields if _is_image(field.type, types)), None)
+    if image is not None:
+        return _images(_column(table, image, name), labels, name=name, size=size, skip_bad=skip_bad)
+    vectors = [field.name for field in fields if types.is_list(field.type) or types.is_fixed_size_list(field.type)]
+    if len(vectors) == 1:
+        return array_dataset(_vectors(_column(table, vectors[0], name), name), name=name, labels=labels, layout=layout)
+    numbers = [field.name for field in fields if types.is_integer(field.type) or types.is_floating(field.type)]
+    if not numbers:
+        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        raise UsageError(f"{name}: no column of images or numbers (found: {found}); convert columns to numbers")
+    columns = [_column(table, column, name).to_numpy(zero_copy_only=False) for column in numbers]
+    return array_dataset(_as_floats(np.stack(columns, axis=1)), name=name, labels=labels, notes=_unused(table, numbers, label))
+
+
+def _column(table: Any, column: str, name: str) -> Any:
+    """One column in one piece, without empty cells."""
+    cells = table.column(column).combine_chunks()
+    if cells.null_count:
+        first = next(row for row, empty in enumerate(cells.is_null().to_pylist()) if empty)
+        raise UsageError(f"{name}: column '{column}' is empty in {cells.null_count} rows (first: row {first}); fill or drop them")
+    return cells
+
+
+def _is_image(kind: Any, types: Any) -> bool:
+    if types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" and _is_bytes(kind.field(i).type, types) for i in range(kind.num_fields))
+    return _is_bytes(kind, types)
+
+
+def _is_bytes(kind: Any, types: Any) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _unused(table: Any, used: list[str], label: str | None) -> list[str]:
+    unused = [column for column in table.column_names if column not in used and column != label]
+    return [f"columns not used, as they hold no numbers: {', '.join(unused)}"] if unused else []
+
+
+def _as_floats(points: np.ndarray) -> np.ndarray:
+    """Columns of a table are measurements: counts among them are modelled as floats too."""
+    return points if points.dtype.kind == "f" else points.astype(np.float64)
+
+
+def _vectors(cells: Any, name: str) -> np.ndarray:
+    lengths = set(cells.value_lengths().to_pylist()) if hasattr(cells, "value_lengths") else {cells.type.list_size}
+    if len(lengths) != 1:
+        raise UsageError(f"{name}: vectors of several lengths ({sorted(lengths)[:5]}); bring them to one")
+    rows = np.asarray(cells.to_pylist())
+    return rows
+
+
+def _images(
+    cells: Any, labels: np.ndarray | None, *, name: str, size: tuple[int, int] | None, skip_bad: bool
+) -> Dataset:
+    contents = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells.to_pylist()]
+    missing = sum(content is None for content in contents)
+    if missing:
+        raise UsageError(f"{name}: {missing} images are stored as paths, not as bytes; give the folder of images instead")
+    items = [Item(f"{name} row {row}", _Bytes(content)) for row, content in enumerate(contents)]
+    decoded = decode_all(items, where=name, size=size, skip_bad=skip_bad)
+    numbers, class_names = (None, ()) if labels is None else class_labels(labels[decoded.kept], len(decoded.kept))
+    return Dataset(
+        name=name,
+        examples=decoded.examples,
+        shape=decoded.shape,
+        dtype=decoded.dtype,
+        layout="image",
+        digest=hashlib.sha256(b"".join(hashlib.sha256(contents[index]).digest() for index in decoded.kept)).hexdigest(),
+        labels=numbers,
+        class_names=class_names,
+        skipped=decoded.skipped,
+        notes=decoded.notes,
+    )
+
+
+def open_hugging_face(
+    data: str, *, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
+) -> Dataset:
+    """Open `hf:NAME[:split]`: a data set of the hub, or a local path that `save_to_disk` wrote. Without a split: `train`.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        UsageError: No such data set or split, or no column that can be modelled.
+    """
+    name, _, split = data.removeprefix("hf:").partition(":")
+    if not name:
+        raise UsageError(f"'{data}' names no data set; give hf:NAME or hf:NAME:SPLIT, for example hf:ylecun/mnist:train")
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("Hugging Face data sets", "data") from error
+    try:
+        table_set = _load(datasets, name, split or "train")
+    except Exception as error:  # the library raises its own errors, those of the network and of the file formats
+        raise UsageError(f"{data}: cannot be loaded ({error}); check the name, the split and the network, or give a local path") from error
+    names = _class_names(table_set)
+    raw = table_set.with_format("arrow")[:]
+    opened = open_table(raw, name=data, size=size, layout=layout, skip_bad=skip_bad)
+    if opened.labels is None or names is None or opened.class_names != tuple(str(i) for i in range(len(names))):
+        return opened
+    return replace(opened, class_names=tuple(names))
+
+
+def _load(datasets: Any, name: str, split: str) -> Any:
+    path = Path(name).expanduser()
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        stored = datasets.load_from_disk(str(path))
+        return stored[split] if isinstance(stored, dict) else stored
+    return datasets.load_dataset(name, split=split)
+
+
+def _class_names(table_set: Any) -> list[str] | None:
+    feature = next((table_set.features[column] for column in LABEL_COLUMNS if column in table_set.features), None)
+    return getattr(feature, "names", None)

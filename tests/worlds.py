@@ -97,25 +97,27 @@ def relative_error(got: Any, wanted: Any) -> float:
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def float64(numbers: Any) -> Tensor:
+    """Numbers as a float64 tensor, without a stop at float32."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def mixture(path: Path) -> GaussianMixture:
     """Three unequal components in the plane, with full covariances: nothing about it is symmetric."""
-    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    means = torch.tensor([[1.2, -0.4], [-1.0, 0.9], [0.1, -1.3]], dtype=torch.float64)
-    roots = torch.tensor([[[0.4, 0.1], [0.0, 0.3]], [[0.3, 0.0], [-0.15, 0.5]], [[0.35, -0.1], [0.1, 0.25]]]).double()
-    return GaussianMixture(path, weights, means, roots @ roots.mT)
+    means = [[1.2, -0.4], [-1.0, 0.9], [0.1, -1.3]]
+    roots = [[[0.4, 0.1], [0.0, 0.3]], [[0.3, 0.0], [-0.15, 0.5]], [[0.35, -0.1], [0.1, 0.25]]]
+    return GaussianMixture(path, float64([0.5, 0.3, 0.2]), float64(means), float64(roots) @ float64(roots).mT)
 
 
 def line_mixture(path: Path) -> GaussianMixture:
     """Two components on the line, where integrals are sums."""
-    ones = torch.ones(2, 1, 1, dtype=torch.float64)
-    means = torch.tensor([[-1.0], [0.8]], dtype=torch.float64)
-    return GaussianMixture(path, torch.tensor([0.3, 0.7]).double(), means, ones * torch.tensor([[[0.2]], [[0.4]]]))
+    means, variances = float64([[-1.0], [0.8]]), float64([[[0.2]], [[0.4]]])
+    return GaussianMixture(path, float64([0.3, 0.7]), means, variances)
 
 
 def gaussian(path: Path, mean: tuple[float, ...] = (0.3, -0.7), variances: tuple[float, ...] = (0.8, 0.05)) -> GaussianMixture:
     """One Gaussian with a diagonal covariance: its flow is a formula."""
-    one = torch.ones(1, dtype=torch.float64)
-    return GaussianMixture(path, one, torch.tensor([mean]).double(), torch.diag(torch.tensor(variances).double())[None])
+    return GaussianMixture(path, float64([1.0]), float64([mean]), torch.diag(float64(variances))[None])
 
 
 def gaussian_flow(world: GaussianMixture, x: Tensor, t: float, s: float) -> Tensor:

@@ -12,21 +12,32 @@ Readers take no lock. They check sizes and the header before they read a tensor,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from scorefield.errors import DivergedError, NoCheckpointError, RefusedFileError, UsageError
 from scorefield.shapes import Tensor
-from scorefield.storage import json_bytes, open_regular, parse_json, read_bytes, refused, sha256, write_bytes
+from scorefield.storage import (
+    TEMPORARY,
+    json_bytes,
+    open_regular,
+    parse_json,
+    read_bytes,
+    refused,
+    sha256,
+    write_bytes,
+)
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+LOCK = ".scorefield.lock"
 
 CONFIG_LIMIT = 1 << 20
 """The largest `config.json`, in bytes."""
@@ -92,11 +103,12 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.lexists(folder / WEIGHTS) and os.path.lexists(folder / CONFIG):
         return parse_json(read_bytes(folder / CONFIG, CONFIG_LIMIT), folder / CONFIG)
     _require_model(folder)
-    config = read_bytes(folder / CONFIG, CONFIG_LIMIT)
-    with open_regular(folder / WEIGHTS, MODEL_LIMIT) as file:
-        _, header = _read_header(file, folder / WEIGHTS)
-    _require_config(folder, config, header)
-    return parse_json(config, folder / CONFIG)
+    with _fix_in_message():
+        config = read_bytes(folder / CONFIG, CONFIG_LIMIT)
+        with open_regular(folder / WEIGHTS, MODEL_LIMIT) as file:
+            _, header = _read_header(file, folder / WEIGHTS)
+        _require_config(folder, config, header)
+        return parse_json(config, folder / CONFIG)
 
 
 def read_model(
@@ -122,16 +134,25 @@ def read_model(
     """
     folder = Path(folder)
     _require_model(folder)
-    text = read_bytes(folder / CONFIG, CONFIG_LIMIT)
-    with open_regular(folder / WEIGHTS, limit) as file:
-        start, header = _read_header(file, folder / WEIGHTS)
-        _require_config(folder, text, header)
-        config = parse_json(text, folder / CONFIG)
-        if check is not None:
-            check(config, header)
-        weights = start + file.read()
-    _require_seal(folder / WEIGHTS, weights, header)
-    return config, tensors_from_bytes(weights, folder / WEIGHTS)
+    with _fix_in_message():
+        text = read_bytes(folder / CONFIG, CONFIG_LIMIT)
+        with open_regular(folder / WEIGHTS, limit) as file:
+            start, header = _read_header(file, folder / WEIGHTS)
+            _require_config(folder, text, header)
+            config = parse_json(text, folder / CONFIG)
+            if check is not None:
+                check(config, header)
+            weights = start + file.read()
+        _require_seal(folder / WEIGHTS, weights, header)
+        return config, tensors_from_bytes(weights, folder / WEIGHTS)
+
+
+@contextlib.contextmanager
+def _fix_in_message() -> Iterator[None]:
+    try:
+        yield
+    except RefusedFileError as error:
+        raise RefusedFileError(f"{error}; restore the model's folder from a copy, or save the model again") from error
 
 
 def _require_model(folder: Path) -> None:
@@ -142,7 +163,7 @@ def _require_model(folder: Path) -> None:
         raise UsageError(f"no model at {os.fspath(folder)!r}: expected a folder, found {found}; {hint}")
     if os.path.lexists(folder / WEIGHTS):
         return
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not path.name.startswith((TEMPORARY, LOCK))}
     if names and not names & {CONFIG, "checkpoints"}:
         raise UsageError(f"{os.fspath(folder)!r} is no model: it holds neither {CONFIG} nor {WEIGHTS}; {hint}")
     raise NoCheckpointError(f"no model in {os.fspath(folder)!r} yet: {WEIGHTS} is missing; train on")

@@ -50,6 +50,7 @@ _NO_FILE = {
     errno.ENOENT: "nothing",
     errno.ENOTDIR: "nothing",
     errno.ELOOP: "a link",
+    errno.EISDIR: "a folder",
     errno.ENXIO: "a special file",
 }
 
@@ -316,21 +317,20 @@ def open_regular(path: str | os.PathLike[str], limit: int) -> Iterator[BinaryIO]
 
     Raises RefusedFileError for what is not such a file, StorageError where the disk fails while it is read.
     """
-    with storage_errors("read", path):
-        descriptor = _open_without_following(path)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise refused(path, "a file", "a folder" if stat.S_ISDIR(status.st_mode) else "a special file")
-            if status.st_size > limit:
-                raise refused(path, f"at most {limit:,} bytes", f"{status.st_size:,} bytes")
-            yield file
+    with storage_errors("read", path), _open_without_following(path) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise refused(path, "a file", "a special file")
+        if status.st_size > limit:
+            raise refused(path, f"at most {limit:,} bytes", f"{status.st_size:,} bytes")
+        yield file
 
 
-def _open_without_following(path: str | os.PathLike[str]) -> int:
+def _open_without_following(path: str | os.PathLike[str]) -> BinaryIO:
+    # Not blocking: a pipe put in a file's place would otherwise wait for its writer for ever.
+    more = os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        # Not blocking: a pipe put in a file's place would otherwise wait for its writer for ever.
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open(path, "rb", opener=lambda path, flags: os.open(path, flags | more))
     except OSError as error:
         if error.errno in _NO_FILE:
             raise refused(path, "a file", _NO_FILE[error.errno]) from error

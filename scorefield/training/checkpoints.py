@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,9 @@ def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
         try:
             return read_checkpoint(folder)
         except (RefusedFileError, StorageError) as error:
+            if not os.path.lexists(folder):
+                # A writer has just deleted it as too old, so a newer one is there.
+                return latest_checkpoint(run)
             damage.append(str(error))
             logger.warning("%s is damaged and passed over: %s", folder.name, error)
     if damage:
@@ -119,14 +122,16 @@ def checkpoint_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes + 256 for tensor in tensors.values()) + (1 << 20)
 
 
-def _prune(run: RunFolder, newest: int, keep: int) -> None:
-    """Delete the checkpoints older than the `keep` newest good ones; `newest` was just read back."""
+def _prune(run: RunFolder, saved: int, keep: int) -> None:
+    """Delete the checkpoints older than the `keep` newest good ones; `saved` was just read back, and stays."""
     good = 0
-    for step, folder in list(_newest_first(run)):
-        if good >= keep:
-            _remove_or_warn(folder)
-        elif step == newest or _is_intact(folder):
+    for step, folder in _newest_first(run):
+        if step == saved:
             good += 1
+        elif good >= keep:
+            _remove_or_warn(folder)
+        else:
+            good += _is_intact(folder)
 
 
 def _remove_or_warn(folder: Path) -> None:
@@ -137,12 +142,12 @@ def _remove_or_warn(folder: Path) -> None:
         logger.warning("an old checkpoint stays: %s", error)
 
 
-def _newest_first(run: RunFolder) -> Iterator[tuple[int, Path]]:
+def _newest_first(run: RunFolder) -> list[tuple[int, Path]]:
     with storage_errors("list", run.checkpoints):
         entries = list(run.checkpoints.iterdir()) if os.path.lexists(run.checkpoints) else []
     matches = (_NAME.fullmatch(entry.name) for entry in entries)
     steps = sorted((int(match[1]) for match in matches if match), reverse=True)
-    return ((step, run.step(step)) for step in steps)
+    return [(step, run.step(step)) for step in steps]
 
 
 def _step_of(folder: Path) -> int:
@@ -190,10 +195,13 @@ def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _entry(path: Path, content: Mapping[str, Any], name: str) -> tuple[int, str]:
-    entry = content.get("files", {}).get(name, {})
-    size, digest = entry.get("bytes"), entry.get("sha256")
+    try:
+        entry = content["files"][name]
+        size, digest = entry["bytes"], entry["sha256"]
+    except (KeyError, TypeError):
+        size = digest = None
     if not (type(size) is int and isinstance(digest, str)):
-        raise refused(path, f"the size and sha256 of {name}", str(entry)[:80])
+        raise refused(path, f"the size and sha256 of {name}", "something else")
     return size, digest
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scorefield.errors import RunInUseError, UsageError
-from scorefield.model_folder import CONFIG, WEIGHTS
+from scorefield.model_folder import CONFIG, LOCK, WEIGHTS
 from scorefield.storage import TEMPORARY, storage_errors, sync_folder
 
 _held: set[int] = set()
@@ -39,7 +39,7 @@ class RunFolder:
         self.data_report = self.path / "data.json"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"
-        self.lock_file = self.path / ".scorefield.lock"
+        self.lock_file = self.path / LOCK
 
     def __repr__(self) -> str:
         return f"RunFolder({os.fspath(self.path)!r})"

@@ -78,10 +78,10 @@ equations-check: .venv/.core ## fail where an equation has no test, or the table
 	$(BIN)/python tools/equations.py --check
 
 docs: .venv/.docs ## build the site into site/, without a network
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 docs-serve: .venv/.docs ## read the site while writing it
-	$(BIN)/python -m mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 # ── long suites ──────────────────────────────────────────────────────────────────────────────────────────────────────
 mutation: .venv/.dev ## change every symbol of the formula files; some test must notice

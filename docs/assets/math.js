@@ -6,7 +6,6 @@ document.addEventListener("DOMContentLoaded", () => {
         { left: "\\(", right: "\\)", display: false },
         { left: "\\[", right: "\\]", display: true },
       ],
-      macros: { "\\E": "\\operatorname{\\mathbb{E}}", "\\N": "\\mathcal{N}", "\\SNR": "\\operatorname{SNR}" },
       throwOnError: false,
     });
   }

@@ -29,7 +29,7 @@ class Sweep:
 
 @contextlib.contextmanager
 def at_call(n: int, act: Callable[[str], None], *, lasting: bool = False) -> Iterator[Sweep]:
-    """Run `act(name)` instead of the n-th call, counted from 1 over all of CALLS (`lasting`: and of all that follow)."""
+    """Run `act(name)` instead of the n-th call, counted from 1 over all of CALLS, or from the n-th on (`lasting`)."""
     sweep = Sweep()
 
     def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def at_call(n: int, act: Callable[[str], None], *, lasting: bool = False) -> Ite
 
 @contextlib.contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A temporary folder on a file system in memory where there is one: a sweep syncs thousands of times."""
+    """A temporary folder, in memory where there is such a file system: a sweep syncs thousands of times."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
@@ -118,6 +118,10 @@ def _zero_block(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
 def _folder_instead(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -149,7 +153,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "truncate to 8": _cut(lambda size: 8),
     "truncate to half": _cut(lambda size: size // 2),
     "truncate by 1": _cut(lambda size: size - 1),
-    "append a byte": lambda path: path.write_bytes(path.read_bytes() + b"\n") and None,
+    "append a byte": _append,
     "zero a block": _zero_block,
     "delete": Path.unlink,
     "folder instead": _folder_instead,

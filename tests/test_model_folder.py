@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -20,7 +21,6 @@ from scorefield.errors import (
     DivergedError,
     NoCheckpointError,
     RefusedFileError,
-    ScorefieldError,
     StorageError,
     UsageError,
 )
@@ -101,16 +101,21 @@ def test_a_reader_finds_a_model_whenever_the_writer_is_killed(folder, config):
 
 def test_a_first_model_is_there_or_not(folder):
     """Broken by writing the weights before the configuration: the folder would be refused as damaged."""
+    seen = set()
     for n in itertools.count(1):
         for path in folder.iterdir():
             path.unlink()
         if not killed_at_call(n, lambda: save_model(folder, CONFIG, weights(1))):
             break
-        try:
-            assert value(folder) == (1000, 1.0)
-        except NoCheckpointError as error:
-            assert "train on" in str(error)
-    assert n > 10
+        seen.add(_value_or_none(folder))
+    assert seen == {None, (1000, 1.0)}
+
+
+def _value_or_none(folder: Path) -> tuple[int, float] | None:
+    try:
+        return value(folder)
+    except NoCheckpointError:
+        return None
 
 
 def test_a_configuration_changes_under_its_weights_whenever_the_writer_is_killed(folder):
@@ -141,11 +146,8 @@ def test_a_failing_disk_leaves_a_model(folder, code):
     """Broken by an error that is not a StorageError, or by a model lost to a full disk."""
     for n in itertools.count(1):
         save_model(folder, CONFIG, weights(1))
-        with at_call(n, fail(code)) as sweep:
-            try:
-                save_model(folder, OTHER, weights(2))
-            except ScorefieldError as error:
-                assert isinstance(error, StorageError)
+        with at_call(n, fail(code)) as sweep, contextlib.suppress(StorageError):
+            save_model(folder, OTHER, weights(2))
         if not sweep.fired:
             break
         assert value(folder) in {(1000, 1.0), (1000, 2.0), (2000, 2.0)}
@@ -218,7 +220,7 @@ def test_every_kind_of_damage_is_refused(folder, name, kind):
         with pytest.raises(NoCheckpointError):
             read_model(inner)
         return
-    with pytest.raises(RefusedFileError, match="expected .* found") as error:
+    with pytest.raises(RefusedFileError, match=r"expected .* found") as error:
         read_model(inner)
     assert error.value.exit_code == 8
     assert "\n" not in str(error.value)
@@ -245,7 +247,7 @@ def test_files_of_two_models_are_not_mixed(folder):
         (folder / name).mkdir()
         save_model(folder / name, config, weights(1))
     (folder / "a" / "config.json").replace(folder / "b" / "config.json")
-    with pytest.raises(RefusedFileError, match="config.json': expected sha256"):
+    with pytest.raises(RefusedFileError, match=r"config.json': expected sha256"):
         read_model(folder / "b")
     with pytest.raises(RefusedFileError):
         read_config(folder / "b")
@@ -278,7 +280,7 @@ def test_what_is_no_model_is_told_apart(folder):
     (folder / "photos" / "a.png").write_bytes(b"")
     (folder / "file").write_bytes(b"")
     for name, match in (("nowhere", "found nothing"), ("file", "found a file"), ("photos", "neither config.json nor")):
-        with pytest.raises(UsageError, match=f"{match}.*scorefield train") as error:
+        with pytest.raises(UsageError, match=rf"{match}.*scorefield train") as error:
             read_model(folder / name)
         assert error.value.exit_code == 2
     (folder / "begun" / "checkpoints").mkdir(parents=True)
@@ -342,7 +344,7 @@ HOSTILE = {
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_headers_are_refused(data):
     """Broken by allocating what a header promises, or by any exception that is not ours."""
-    with pytest.raises(RefusedFileError, match="expected .*, found ") as error:
+    with pytest.raises(RefusedFileError, match=r"expected .*, found ") as error:
         safetensors_header(data)
     assert len(str(error.value)) < 1000
     with pytest.raises(RefusedFileError):
@@ -361,7 +363,7 @@ def test_a_good_header_is_read():
 @settings(max_examples=300)
 @given(data=st.data())
 def test_any_bytes_are_tensors_or_refused(data):
-    """Broken by any exception but ours on a mutated file, and by a header that passes our check but not safetensors'."""
+    """Broken by any exception but ours, and by a header that passes our check but not safetensors'."""
     good = save({"a": torch.ones(2, 2), "b": torch.tensor(3), "c": torch.empty(0, 2, dtype=torch.bfloat16)})
     mutated = bytearray(good)
     for _ in range(data.draw(st.integers(1, 3))):

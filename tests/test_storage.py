@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -45,7 +46,7 @@ def test_a_failed_write_leaves_the_old_file_or_the_new_one_and_nothing_else(tmp_
         path.write_bytes(b"old")
         with at_call(n, fail(code), lasting=lasting) as sweep:
             if n <= 5:  # open, write, fsync, replace; then the folder's open and fsync
-                with pytest.raises(StorageError, match=f"file'.*{errno.errorcode[code]}.*3 bytes needed"):
+                with pytest.raises(StorageError, match=rf"file'.*{errno.errorcode[code]}.*3 bytes needed"):
                     storage.write_bytes(path, b"new")
             else:
                 _try_to_write(path)
@@ -60,10 +61,8 @@ def test_a_failed_write_leaves_the_old_file_or_the_new_one_and_nothing_else(tmp_
 
 
 def _try_to_write(path: Path) -> None:
-    try:
+    with contextlib.suppress(StorageError):
         storage.write_bytes(path, b"new")
-    except StorageError:
-        pass
 
 
 @pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
@@ -115,11 +114,15 @@ def test_every_written_file_and_folder_is_synced_before_the_rename_and_the_paren
     fsync, replace = os.fsync, os.replace
 
     def log_fsync(descriptor):
-        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split("-")[0])
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.split("-")[0])
         fsync(descriptor)
 
+    def log_replace(old, new):
+        events.append("rename")
+        replace(old, new)
+
     monkeypatch.setattr(os, "fsync", log_fsync)
-    monkeypatch.setattr(os, "replace", lambda *names: (events.append("rename"), replace(*names)))
+    monkeypatch.setattr(os, "replace", log_replace)
     storage.write_folder(tmp_path / "folder", {"a": b"1", "b": b"2"})
     parent = tmp_path.name.split("-")[0]
     assert events == ["a", "b", ".tmp", "rename", parent]
@@ -142,7 +145,7 @@ def test_a_file_size_limit_is_a_storage_error_that_says_how_much_was_needed(tmp_
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        with pytest.raises(StorageError, match="EFBIG.*2,097,152 bytes needed") as error:
+        with pytest.raises(StorageError, match=r"EFBIG.*2,097,152 bytes needed") as error:
             storage.write_bytes(tmp_path / "file", bytes(2 << 20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -150,11 +153,11 @@ def test_a_file_size_limit_is_a_storage_error_that_says_how_much_was_needed(tmp_
     assert content(tmp_path) == {"file": b"old"}
 
 
-@pytest.mark.parametrize("write", [lambda path: storage.write_bytes(path, b""), lambda path: storage.AppendLog(path)])
+@pytest.mark.parametrize("write", [lambda path: storage.write_bytes(path, b""), storage.AppendLog])
 def test_a_file_in_place_of_the_folder_is_a_storage_error(tmp_path, write):
     """Broken by mistaking NotADirectoryError for something else than storage."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="ENOTDIR.*parents are folders"):
+    with pytest.raises(StorageError, match=r"ENOTDIR.*parents are folders"):
         write(tmp_path / "file" / "inner")
 
 
@@ -196,7 +199,7 @@ def test_leftovers_are_removed_at_any_depth_without_following_links(tmp_path):
 def test_room_is_asked_for_before_it_is_needed(tmp_path):
     """Broken by a check that always passes, or that cannot ask for a folder that is yet to be made."""
     storage.require_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(StorageError, match="ENOSPC.*bytes needed, .* free"):
+    with pytest.raises(StorageError, match=r"ENOSPC.*bytes needed, .* free"):
         storage.require_space(tmp_path, 1 << 62)
 
 
@@ -250,7 +253,7 @@ def test_a_line_that_the_disk_refuses_leaves_no_part_of_itself(tmp_path, monkeyp
     with storage.AppendLog(path) as log:
         monkeypatch.setattr(os, "write", full)
         log.append({"step": 1})
-        with pytest.raises(StorageError, match="ENOSPC.*bytes needed"):
+        with pytest.raises(StorageError, match=r"ENOSPC.*bytes needed"):
             log.append({"step": 2, "loss": 0.5})
         monkeypatch.setattr(os, "write", write)
         log.append({"step": 3})
@@ -276,7 +279,7 @@ def test_only_regular_files_are_read(tmp_path, kind):
     path.write_bytes(b"data")
     DAMAGE[kind](path)
     with pytest.raises(
-        RefusedFileError, match="file': expected a file, found (a folder|a link|a special file|nothing)"
+        RefusedFileError, match=r"file': expected a file, found (a folder|a link|a special file|nothing)"
     ):
         storage.read_bytes(path, 100)
 
@@ -296,7 +299,7 @@ def test_a_size_is_bounded_before_anything_is_read(tmp_path):
 def test_a_disk_that_fails_while_reading_is_a_storage_error(tmp_path):
     """Broken by calling a file damaged that nobody could read."""
     (tmp_path / "file").write_bytes(b"data")
-    with at_call(1, fail(errno.EIO)), pytest.raises(StorageError, match="cannot read .*EIO"):
+    with at_call(1, fail(errno.EIO)), pytest.raises(StorageError, match=r"cannot read .*EIO"):
         storage.read_bytes(tmp_path / "file", 100)
 
 
@@ -325,7 +328,7 @@ BAD_JSON = {
 def test_json_is_strict(tmp_path, data):
     """Broken by json.loads as it comes: it takes NaN, 1e400 and keys twice, and overflows on depth."""
     (tmp_path / "config.json").write_bytes(data)
-    with pytest.raises(RefusedFileError, match="config.json': expected") as error:
+    with pytest.raises(RefusedFileError, match=r"config.json': expected") as error:
         storage.read_json(tmp_path / "config.json")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
@@ -363,7 +366,5 @@ def test_what_json_has_no_word_for_is_not_written(value):
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_json_or_refused(data):
     """Broken by any other exception."""
-    try:
+    with contextlib.suppress(RefusedFileError):
         storage.parse_json(data, "it")
-    except RefusedFileError:
-        pass

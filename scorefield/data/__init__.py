@@ -1,4 +1,4 @@
-"""Data: sources of every kind as one `Dataset`, the report of what is in them, and their way to model space and back."""
+"""Data: sources of every kind as one `Dataset`, the report of what is in them, their way to model space and back."""
 
 from __future__ import annotations
 

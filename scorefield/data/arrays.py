@@ -22,15 +22,14 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
 
-from scorefield.data.dataset import ArrayExamples, Dataset, Layout, are_class_labels, array_digest, class_labels
+from scorefield.data.dataset import ArrayExamples, Channels, Dataset, are_class_labels, array_digest, class_labels
 from scorefield.errors import UsageError, unknown_name
 
-Channels = Literal["first", "last", "none"]
 LAYOUTS: dict[str, Channels] = {"channels-first": "first", "channels-last": "last", "no-channels": "none"}
 SAMPLE_KEYS = ("samples", "x", "images", "data", "X", "x_train", "arr_0")
 LABEL_KEYS = ("labels", "y", "classes", "label", "y_train")
@@ -69,17 +68,13 @@ def array_dataset(
         examples=examples,
         shape=examples.read(np.arange(1)).shape[1:],
         dtype=array.dtype.newbyteorder("="),
-        layout=_result_layout(array, channels),
+        layout="array" if channels == "first" else "image",
         digest=array_digest(array, numbers),
         labels=numbers,
         class_names=class_names,
         notes=tuple(notes),
         levels=levels,
     )
-
-
-def _result_layout(array: np.ndarray, channels: Channels) -> Layout:
-    return "array" if channels == "first" or array.ndim == 2 and channels == "last" else "image"
 
 
 def channel_axis(array: np.ndarray, layout: str | None, name: str) -> Channels:
@@ -105,7 +100,7 @@ def _chosen_axis(array: np.ndarray, layout: str, name: str) -> Channels:
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
     channels = LAYOUTS[layout]
-    if channels == "none" and array.ndim == MAX_RANK or channels == "last" and array.ndim == 2:
+    if (channels == "none" and array.ndim == MAX_RANK) or (channels == "last" and array.ndim == 2):
         raise UsageError(f"{name}: an array of shape {array.shape} cannot be '{layout}'; leave the layout out")
     return channels
 
@@ -130,10 +125,16 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
     """
     _check_dtype(dtype, name)
     if not 2 <= len(shape) <= MAX_RANK:
-        fix = "reshape points to (N, 1)" if len(shape) == 1 else f"an array needs an axis of examples and at most {MAX_RANK - 1} more"
+        fix = (
+            "reshape points to (N, 1)"
+            if len(shape) == 1
+            else f"an array needs an axis of examples and at most {MAX_RANK - 1} more"
+        )
         raise UsageError(f"{name}: got an array of rank {len(shape)}, shape {shape}; {fix}")
     if min(shape) <= 0:
-        raise UsageError(f"{name}: an array of shape {shape} has no values; give at least one example of at least one value")
+        raise UsageError(
+            f"{name}: an array of shape {shape} has no values; give at least one example of at least one value"
+        )
 
 
 def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
@@ -146,13 +147,15 @@ def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
         "S": "save numbers, not text",
     }
     if dtype.kind not in "iuf":
-        raise UsageError(f"{name}: cannot model values of dtype {dtype}; {fixes.get(dtype.kind, 'convert it to float32')}")
+        raise UsageError(
+            f"{name}: cannot model values of dtype {dtype}; {fixes.get(dtype.kind, 'convert it to float32')}"
+        )
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise UsageError(f"{name}: cannot model values of dtype {dtype}; convert it with x.astype(np.float64)")
 
 
 def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Successive (start, rows) of an array, about 16 MiB at a time, so that a memory-mapped file is never held whole."""
+    """Successive (start, rows) of an array, 16 MiB at a time, so that a memory-mapped file is never held whole."""
     rows = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
@@ -164,18 +167,25 @@ def _check_finite(array: np.ndarray, name: str) -> None:
         if not finite.all():
             first = np.unravel_index(int(np.argmin(finite)), rows.shape)
             index = (start + int(first[0]), *(int(i) for i in first[1:]))
-            raise UsageError(f"{name}: the value at index {index} is {rows[first]}; remove or replace what is not finite")
+            raise UsageError(
+                f"{name}: the value at index {index} is {rows[first]}; remove or replace what is not finite"
+            )
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """Read a .npy file: into memory, or memory-mapped above 256 MiB. The header is checked before anything is allocated.
+def read_npy(path: Path, any_values: bool = False) -> np.ndarray:
+    """Read a .npy file: into memory, or memory-mapped above 256 MiB; its header is checked before that.
+
+    Args:
+        path: The file.
+        any_values: Whether values that cannot be modelled, such as labels, are let through.
 
     Raises:
-        UsageError: Not a NumPy file, a header that promises more than the file holds, or values that cannot be modelled.
+        UsageError: Not a NumPy file, a header that promises more than the file holds, or no values to model.
     """
     with path.open("rb") as file:
         shape, dtype = _read_header(file, str(path))
-        check_header(shape, dtype, str(path))
+        if not any_values:
+            check_header(shape, dtype, str(path))
         _check_size(shape, dtype, path.stat().st_size - file.tell(), str(path))
     mapped = math.prod(shape) * dtype.itemsize > MEMORY_MAPPED_ABOVE
     return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
@@ -184,15 +194,19 @@ def read_npy(path: Path) -> np.ndarray:
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Read samples, labels and notes from a .npz file; only the entries that are used are decompressed.
 
-    The samples are `samples`, `x`, `images`, `data`, `X`, `x_train`, `arr_0` or the only array; labels are `labels`, `y`,
-    `classes`, `label` or `y_train`.
+    The samples are `samples`, `x`, `images`, `data`, `X`, `x_train`, `arr_0` or the only array; labels are `labels`,
+    `y`, `classes`, `label` or `y_train`.
 
     Raises:
         UsageError: Not a .npz file, no such array, or an entry that cannot be modelled or is larger than the limit.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
+            entries = {
+                info.filename.removesuffix(".npy"): info
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
             key = _samples_key(entries, str(path))
             samples = _read_entry(archive, entries[key], f"{path}[{key}]")
             labels, notes = _npz_labels(archive, entries, len(samples), path)
@@ -218,7 +232,7 @@ def _npz_labels(
     key = next((key for key in LABEL_KEYS if key in entries), None)
     if key is None:
         return None, []
-    labels = _read_entry(archive, entries[key], f"{path}[{key}]", check=False)
+    labels = _read_entry(archive, entries[key], f"{path}[{key}]", any_values=True)
     if labels.dtype.kind == "f" and not are_class_labels(labels):
         return None, [f"'{key}' is not used: its values are not whole numbers, so they name no classes"]
     if len(labels) != count:
@@ -226,10 +240,10 @@ def _npz_labels(
     return labels, []
 
 
-def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, check: bool = True) -> np.ndarray:
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, any_values: bool = False) -> np.ndarray:
     with archive.open(info) as file:
         shape, dtype = _read_header(file, name)
-        if check:
+        if not any_values:
             check_header(shape, dtype, name)
         _check_size(shape, dtype, info.file_size - file.tell(), name)
         check_memory(info.file_size, name)

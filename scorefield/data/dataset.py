@@ -18,6 +18,9 @@ from scorefield.errors import UsageError
 Layout = Literal["image", "array"]
 """How results are laid out: "image" has its channels last, or none at all where there is one; "array" is as stored."""
 
+Channels = Literal["first", "last", "none"]
+"""Where a stored array has its channels: (n, C, *d), (n, *d, C) or (n, *d)."""
+
 MAX_CLASSES = 10_000
 _SAMPLED_BLOCKS = 64
 _BLOCK_BYTES = 1 << 20
@@ -36,10 +39,10 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArrayExamples:
-    """Examples in one array, in memory or memory-mapped: (n, C, *d), (n, *d, C) or (n, *d)."""
+    """Examples in one array, in memory or memory-mapped."""
 
     array: np.ndarray
-    channels: Literal["first", "last", "none"] = "first"
+    channels: Channels = "first"
 
     def __len__(self) -> int:
         return len(self.array)
@@ -62,6 +65,16 @@ class Chosen:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Read (n, C, *d) for n positions in this choice."""
         return self.examples.read(self.indices[indices])
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read data, as `open_data` was told: it explains each."""
+
+    size: tuple[int, int] | None = None
+    layout: str | None = None
+    skip_bad: bool = False
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,12 +156,18 @@ def class_labels(raw: np.ndarray, count: int) -> tuple[np.ndarray, tuple[str, ..
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.shape != (count,):
-        raise UsageError(f"labels need one entry an example, shape ({count},); got shape {raw.shape}: pass the labels of these data")
+        raise UsageError(
+            f"labels need one entry an example, shape ({count},); got shape {raw.shape}: pass the labels of these data"
+        )
     if not are_class_labels(raw):
-        raise UsageError(f"labels must be whole numbers or names; got {raw.dtype}: convert them with labels.astype(int)")
+        raise UsageError(
+            f"labels must be whole numbers or names; got {raw.dtype}: convert them with labels.astype(int)"
+        )
     values, labels = np.unique(raw, return_inverse=True)
     if len(values) > MAX_CLASSES:
-        raise UsageError(f"labels have {len(values)} classes; at most {MAX_CLASSES} are possible: group them, or leave them out")
+        raise UsageError(
+            f"labels have {len(values)} classes; at most {MAX_CLASSES} are possible: group them, or leave them out"
+        )
     whole = values.dtype.kind not in "US"
     return labels.astype(np.int64), tuple(str(int(value)) if whole else str(value) for value in values)
 
@@ -165,7 +184,7 @@ def native(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _channels_first(array: np.ndarray, channels: str) -> np.ndarray:
+def _channels_first(array: np.ndarray, channels: Channels) -> np.ndarray:
     if channels == "last":
         return np.moveaxis(array, -1, 1)
     return array[:, None] if channels == "none" else array

@@ -1,7 +1,7 @@
 """Many encoded images → examples of one shape: from a folder, from shards, from a table's cells.
 
 Every image is decoded once when the data are opened, so that what is damaged is known, and counted, before training
-starts. The pixels are kept in memory where they fit into `MEMORY_BUDGET`; else they are decoded again when they are asked for.
+starts. The pixels are kept in memory where they fit into `MEMORY_BUDGET`; else they are decoded again when asked for.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from scorefield.data.dataset import ArrayExamples, Examples, Skipped
-from scorefield.data.images import CHANNELS, FORMATS, BadImage, Header, Kind, decode, read_header, strict_pillow
+from scorefield.data.dataset import ArrayExamples, Dataset, Examples, Options, Skipped
+from scorefield.data.images import CHANNELS, FORMATS, Header, ImageError, Kind, decode, read_header, strict_pillow
 from scorefield.errors import UsageError
 
 MEMORY_BUDGET = 2 << 30
@@ -43,9 +43,24 @@ class Decoded:
     examples: Examples
     kept: np.ndarray
     shape: tuple[int, int, int]
-    dtype: np.dtype[np.uint8] | np.dtype[np.uint16]
+    dtype: np.dtype[Any]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+
+    def dataset(self, name: str, digest: str, labels: np.ndarray | None, class_names: tuple[str, ...]) -> Dataset:
+        """The dataset of these images; the labels are those of the kept."""
+        return Dataset(
+            name=name,
+            examples=self.examples,
+            shape=self.shape,
+            dtype=self.dtype,
+            layout="image",
+            digest=digest,
+            labels=labels,
+            class_names=class_names,
+            skipped=self.skipped,
+            notes=self.notes,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,26 +84,20 @@ class EncodedExamples:
         with strict_pillow():
             pixels = list(_in_threads(lambda item: _decoded(item, self.kind, self.size), items))
         for item, result in zip(items, pixels, strict=True):
-            if isinstance(result, BadImage):
-                raise UsageError(f"{item.name}: {result}; it was intact when the data were opened: restore it and resume")
+            if isinstance(result, ImageError):
+                raise UsageError(
+                    f"{item.name}: {result}; it was intact when the data were opened: restore it and resume"
+                )
         return np.stack([result for result in pixels if isinstance(result, np.ndarray)])
 
 
-def decode_all(
-    items: Sequence[Item],
-    *,
-    where: str,
-    size: tuple[int, int] | None = None,
-    skip_bad: bool = False,
-    skipped: Sequence[Skipped] = (),
-) -> Decoded:
+def decode_all(items: Sequence[Item], where: str, options: Options, skipped: Sequence[Skipped] = ()) -> Decoded:
     """Decode images to one shape and kind: grey if all are, 16-bit grey if all are, colour else.
 
     Args:
         items: The encoded images, in their final order.
         where: What they come from, for messages.
-        size: (H, W) to bring them to; without it they must all be of one size.
-        skip_bad: Go on where more than 1 % cannot be used.
+        options: The size to bring them to, without which they must all be of one; whether to go on if many are bad.
         skipped: What could not even be opened; counted with the bad.
 
     Raises:
@@ -98,41 +107,41 @@ def decode_all(
         headers = list(_in_threads(_header, items))
         good = [index for index, header in enumerate(headers) if isinstance(header, Header)]
         known = [header for header in headers if isinstance(header, Header)]
-        bad = {index: str(header) for index, header in enumerate(headers) if isinstance(header, BadImage)}
-        _check_bad(items, bad, skipped, where, skip_bad)
-        kind, common = _common_kind(known), size or _common_size(known, where)
+        bad = {index: str(header) for index, header in enumerate(headers) if isinstance(header, ImageError)}
+        _check_bad(items, bad, skipped, where, options.skip_bad)
+        kind, common = _common_kind(known), options.size or _common_size(known, where)
         examples, failed = _decode_good([items[index] for index in good], kind, common)
     bad |= {good[position]: reason for position, reason in failed.items()}
-    all_skipped = _check_bad(items, bad, skipped, where, skip_bad)
+    all_skipped = _check_bad(items, bad, skipped, where, options.skip_bad)
     return Decoded(
         examples=examples,
         kept=np.array([index for index in good if index not in bad], dtype=np.int64),
         shape=(CHANNELS[kind], *common),
         dtype=np.dtype(np.uint16 if kind == "grey16" else np.uint8),
         skipped=all_skipped,
-        notes=tuple(_notes(known, kind, size)),
+        notes=tuple(_notes(known, kind, options.size)),
     )
 
 
-def _header(item: Item) -> Header | BadImage:
+def _header(item: Item) -> Header | ImageError:
     return _attempt(item, read_header)
 
 
-def _decoded(item: Item, kind: Kind, size: tuple[int, int]) -> np.ndarray | BadImage:
+def _decoded(item: Item, kind: Kind, size: tuple[int, int]) -> np.ndarray | ImageError:
     return _attempt(item, lambda file: decode(file, kind, size))
 
 
-def _attempt(item: Item, action: Callable[[IO[bytes]], Result]) -> Result | BadImage:
+def _attempt(item: Item, action: Callable[[IO[bytes]], Result]) -> Result | ImageError:
     """Open an item and do something with it; a failure is a value, so that it can cross threads and be counted."""
     try:
         with item.open() as file:
             return action(file)
-    except BadImage as error:
+    except ImageError as error:
         return error
     except FileNotFoundError:
-        return BadImage("vanished")
+        return ImageError("vanished")
     except OSError as error:
-        return BadImage(f"cannot be read: {error.strerror or error}")
+        return ImageError(f"cannot be read: {error.strerror or error}")
 
 
 def _in_threads(function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterator[Result]:
@@ -154,7 +163,7 @@ def _decode_good(items: Sequence[Item], kind: Kind, size: tuple[int, int]) -> tu
     memory = np.empty((len(items) if fits else 0, *shape), dtype)
     failed: dict[int, str] = {}
     for position, result in enumerate(_in_threads(lambda item: _decoded(item, kind, size), items)):
-        if isinstance(result, BadImage):
+        if isinstance(result, ImageError):
             failed[position] = str(result)
         elif fits:
             memory[position - len(failed)] = result
@@ -169,7 +178,9 @@ def _check_bad(
     everything = (*skipped, *(Skipped(items[index].name, reason) for index, reason in sorted(bad.items())))
     total = len(items) + len(skipped)
     if len(everything) == total:
-        raise UsageError(f"{where}: no usable image; {_summary(everything) or 'there is none'}; give images of {', '.join(FORMATS)}")
+        raise UsageError(
+            f"{where}: no usable image; {_summary(everything) or 'there is none'}; give images of {', '.join(FORMATS)}"
+        )
     if len(everything) > BAD_LIMIT * total and not skip_bad:
         raise UsageError(
             f"{where}: {len(everything)} of {total} images cannot be used (at most 1 % are passed over): "
@@ -183,7 +194,8 @@ def _summary(skipped: Sequence[Skipped]) -> str:
     for entry in skipped:
         by_reason.setdefault(entry.reason, []).append(entry.path)
     return "; ".join(
-        f"{len(paths)} {reason} ({', '.join(paths[:_SHOWN])}{', …' if len(paths) > _SHOWN else ''})" for reason, paths in by_reason.items()
+        f"{len(paths)} {reason} ({', '.join(paths[:_SHOWN])}{', …' if len(paths) > _SHOWN else ''})"
+        for reason, paths in by_reason.items()
     )
 
 

@@ -1,6 +1,6 @@
 """A folder of images: which files count, in which order, and which class each has.
 
-The order is that of the bytes of the relative path, so that it depends neither on the language of the machine nor on the file
+The order is that of the bytes of the relative path, so that it depends on neither the machine's language nor the file
 system. Classes are the first-level sub-folders, where every image lies in one and there are at least two.
 """
 
@@ -10,16 +10,13 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from scorefield.data import idx
-from scorefield.data.arrays import array_dataset
-from scorefield.data.dataset import Dataset, Skipped
+from scorefield.data.dataset import Dataset, Options, Skipped
 from scorefield.data.encoded import Item, decode_all
 from scorefield.data.images import SUFFIXES
 from scorefield.errors import UsageError
@@ -30,71 +27,71 @@ _OTHER_DATA = (".npy", ".npz", ".parquet", ".tar")
 
 @dataclass
 class Listing:
-    """What a folder holds: usable files with their sizes, what was refused, and what was not looked at, by suffix."""
+    """What a folder holds: image files (relative) with their sizes, what was refused, and all other files by suffix."""
 
-    files: list[tuple[str, int]] = field(default_factory=list)
+    root: Path
+    follow_links: bool = False
+    files: list[tuple[Path, int]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    entered: set[tuple[int, int]] = field(default_factory=set)
 
-    def sort(self) -> None:
-        """Put the files into the order of their bytes."""
-        self.files.sort(key=lambda entry: os.fsencode(entry[0]))
-        self.skipped.sort(key=lambda entry: entry.path)
-
-
-def open_folder(
-    root: Path, *, name: str, size: tuple[int, int] | None = None, skip_bad: bool = False, follow_links: bool = False
-) -> Dataset:
-    """Open a folder of images, or one that holds IDX files.
-
-    Raises:
-        UsageError: No image, too many that cannot be used, several sizes, or sub-folders that are splits.
-    """
-    listing = list_images(root, follow_links)
-    if not listing.files and not listing.skipped:
-        return _open_other(root, name, listing)
-    classes = _class_folders(listing.files, root)
-    items = [Item(printable(path), _Opener(root / path)) for path, _ in listing.files]
-    decoded = decode_all(items, where=name, size=size, skip_bad=skip_bad, skipped=listing.skipped)
-    kept = [listing.files[index] for index in decoded.kept]
-    labels, class_names = _labels([path for path, _ in kept], classes)
-    return Dataset(
-        name=name,
-        examples=decoded.examples,
-        shape=decoded.shape,
-        dtype=decoded.dtype,
-        layout="image",
-        digest=_digest(kept, decoded.shape),
-        labels=labels,
-        class_names=class_names,
-        skipped=decoded.skipped,
-        notes=decoded.notes,
-    )
+    def refuse(self, path: Path, reason: str) -> None:
+        """Note that a path (relative) is not used, and why."""
+        self.skipped.append(Skipped(printable(path), reason))
 
 
 def list_images(root: Path, follow_links: bool = False) -> Listing:
     """List the images under a folder in their final order, opening none of them.
 
-    Symbolic links are followed to files inside the folder only, and to folders not at all, unless asked; no folder is entered
-    twice. Hidden files are passed over. What is called an image but is no regular file is refused, never opened.
+    Symbolic links are followed to files inside the folder only, and to folders not at all, unless asked; no folder is
+    entered twice. Hidden files are passed over. What is named as an image but is no regular file is never opened.
 
     Raises:
         UsageError: The folder itself cannot be read.
     """
-    listing = Listing()
+    listing = Listing(root, follow_links)
     try:
-        top = os.stat(root)
-        _list_into(listing, root, "", follow_links, {(top.st_dev, top.st_ino)})
+        _list_folder(listing, Path())
     except OSError as error:
         raise UsageError(f"{root}: cannot be read ({error.strerror}); check its permissions") from error
-    listing.sort()
+    listing.files.sort(key=lambda entry: os.fsencode(entry[0]))
+    listing.skipped.sort(key=lambda entry: entry.path)
     return listing
 
 
-def printable(path: str) -> str:
+def open_images(listing: Listing, name: str, options: Options) -> Dataset:
+    """Open the images of a listing.
+
+    Raises:
+        UsageError: No image, too many that cannot be used, several sizes, or sub-folders that are splits.
+    """
+    classes = _class_folders([path for path, _ in listing.files], name)
+    items = [Item(printable(path), _Opener(listing.root / path)) for path, _ in listing.files]
+    decoded = decode_all(items, name, options, listing.skipped)
+    kept = [listing.files[index] for index in decoded.kept]
+    labels = np.array([classes.index(path.parts[0]) for path, _ in kept]) if classes else None
+    return decoded.dataset(name, _digest(kept, decoded.shape), labels, tuple(printable(Path(part)) for part in classes))
+
+
+def no_images(listing: Listing, name: str) -> UsageError:
+    """The error for a folder without images, which says what it does hold."""
+    data = [suffix for suffix in _OTHER_DATA if listing.others[suffix]]
+    if data:
+        return UsageError(
+            f"{name}: a folder of {', '.join(data)} files, not of images; give one file, or shards-{{000..009}}.tar"
+        )
+    counts = [f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5)]
+    return UsageError(
+        f"{name}: no images in this folder (found: {', '.join(counts) or 'nothing'}); "
+        f"give one with {', '.join(sorted(SUFFIXES))} files"
+    )
+
+
+def printable(path: Path | str) -> str:
     """A path as text that can be shown and stored: bytes that are no UTF-8, and control characters, become escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 @dataclass(frozen=True)
@@ -105,103 +102,62 @@ class _Opener:
         return self.path.open("rb")
 
 
-def _list_into(listing: Listing, root: Path, folder: str, follow_links: bool, entered: set[tuple[int, int]]) -> None:
-    with os.scandir(root / folder) as entries:
-        found = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in found:
-        path = os.path.join(folder, entry.name)
-        named_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-        reason = _refusal(entry, root, follow_links, named_image)
+def _list_folder(listing: Listing, folder: Path) -> None:
+    """List a folder (relative), unless it was entered before: a link may lead back up."""
+    status = (listing.root / folder).stat()
+    if (status.st_dev, status.st_ino) in listing.entered:
+        return
+    listing.entered.add((status.st_dev, status.st_ino))
+    for path in (listing.root / folder).iterdir():
+        if not path.name.startswith("."):
+            _list_entry(listing, folder / path.name)
+
+
+def _list_entry(listing: Listing, path: Path) -> None:
+    full, suffix = listing.root / path, path.suffix.lower()
+    try:
+        reason = _refusal(full, listing)
         if reason is not None:
-            listing.skipped.append(Skipped(printable(path), reason))
-        elif entry.is_dir() and not named_image:
-            _enter(listing, root, path, follow_links, entered)
-        elif named_image:
-            listing.files.append((path, entry.stat().st_size))
+            listing.refuse(path, reason)
+        elif suffix in SUFFIXES:
+            listing.files.append((path, full.stat().st_size))
+        elif full.is_dir():
+            _list_folder(listing, path)
         else:
-            listing.others[os.path.splitext(entry.name)[1].lower()] += 1
-
-
-def _enter(listing: Listing, root: Path, path: str, follow_links: bool, entered: set[tuple[int, int]]) -> None:
-    """Go into a sub-folder, once: a link may lead back up."""
-    try:
-        status = os.stat(root / path)
-        if (status.st_dev, status.st_ino) in entered:
-            return
-        entered.add((status.st_dev, status.st_ino))
-        _list_into(listing, root, path, follow_links, entered)
+            listing.others[suffix] += 1
     except OSError as error:
-        listing.skipped.append(Skipped(printable(path), f"cannot be read: {error.strerror}"))
+        listing.refuse(path, f"cannot be read: {error.strerror}")
 
 
-def _refusal(entry: os.DirEntry[str], root: Path, follow_links: bool, named_image: bool) -> str | None:
-    """Why an entry is refused before it is opened; None where it is not, or is none of our business."""
-    try:
-        if entry.is_symlink() and not follow_links:
-            if not named_image:
-                return "link to a folder (follow_links=True follows it)" if entry.is_dir() else None
-            if not Path(entry.path).resolve().is_relative_to(root.resolve()):
-                return "link leading out of the folder (follow_links=True follows it)"
-        mode = entry.stat().st_mode
-    except (OSError, RuntimeError) as error:
-        return _broken_link(error) if named_image else None
-    return "not a regular file" if named_image and not stat.S_ISREG(mode) else None
-
-
-def _broken_link(error: Exception) -> str:
-    return "link that leads nowhere" if isinstance(error, FileNotFoundError) else "link that leads to itself"
-
-
-def _open_other(root: Path, name: str, listing: Listing) -> Dataset:
-    """A folder without images: IDX files, or an error that says what it does hold."""
-    images = idx.images_among(sorted(path for path in root.iterdir() if path.is_file()))
-    if images is not None:
-        return open_idx(images, name=name, note=f"read {images.name}")
-    data = [suffix for suffix in _OTHER_DATA if listing.others[suffix]]
-    if data:
-        raise UsageError(f"{name}: a folder of {', '.join(data)} files, not of images; give one file (or shards-{{000..009}}.tar) itself")
-    found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5)) or "nothing"
-    raise UsageError(f"{name}: no images in this folder (found: {found}); give one with {', '.join(sorted(SUFFIXES))} files")
-
-
-def open_idx(path: Path, *, name: str, layout: str | None = None, note: str | None = None) -> Dataset:
-    """Open an IDX file of examples with the labels beside it, where there are any.
+def _refusal(path: Path, listing: Listing) -> str | None:
+    """Why an entry is refused before it is opened; None where it is not, or is none of our business.
 
     Raises:
-        UsageError: Not an intact IDX file, one of labels, or labels of another number.
+        OSError: A link that leads nowhere or to itself, or a folder that cannot be entered.
     """
-    array = idx.read_idx(path)
-    if array.ndim == 1:
-        raise UsageError(f"{path}: holds one value an example, so labels; give the file of images (…-images-idx3-ubyte[.gz])")
-    beside = idx.labels_beside(path)
-    labels = None if beside is None else idx.read_idx(beside)
-    return array_dataset(array, name=name, labels=labels, layout=layout, notes=[note] if note else [])
+    image = path.suffix.lower() in SUFFIXES
+    if path.is_symlink() and not listing.follow_links:
+        if not image:
+            return "link to a folder (follow_links=True follows it)" if path.is_dir() else None
+        path.stat()
+        if not path.resolve().is_relative_to(listing.root.resolve()):
+            return "link leading out of the folder (follow_links=True follows it)"
+    return "not a regular file" if image and not stat.S_ISREG(path.stat().st_mode) else None
 
 
-def _class_folders(files: list[tuple[str, int]], root: Path) -> list[str]:
+def _class_folders(paths: list[Path], name: str) -> list[str]:
     """The sub-folders that are classes, in the order of their bytes; none where they cannot be."""
-    tops = {path.split(os.sep)[0] if os.sep in path else "" for path, _ in files}
+    tops = {path.parts[0] if len(path.parts) > 1 else "" for path in paths}
     if len(tops) > 1 and tops <= _SPLITS:
-        raise UsageError(f"{root}: its sub-folders are splits ({', '.join(sorted(tops))}), not classes; give one of them: {root}/train")
+        splits = sorted(tops)
+        raise UsageError(
+            f"{name}: its sub-folders are splits ({', '.join(splits)}), not classes; give one: {name}/{splits[-1]}"
+        )
     return [] if "" in tops or len(tops) < 2 else sorted(tops, key=os.fsencode)
 
 
-def _labels(paths: list[str], classes: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    if not classes:
-        return None, ()
-    number = {folder: index for index, folder in enumerate(classes)}
-    labels = np.array([number[path.split(os.sep)[0]] for path in paths], dtype=np.int64)
-    return labels, tuple(printable(folder) for folder in classes)
-
-
-def _digest(files: list[tuple[str, int]], shape: tuple[int, ...]) -> str:
+def _digest(files: list[tuple[Path, int]], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr(shape).encode())
     for path, size in files:
         digest.update(os.fsencode(path) + f"\0{size}\0".encode())
     return digest.hexdigest()
-
-
-def counted_suffixes(listing: Listing) -> Iterator[str]:
-    """What lies beside the images and is not used, one phrase a suffix."""
-    for suffix, count in listing.others.most_common():
-        yield f"{count} files {suffix or 'without suffix'} not looked at"

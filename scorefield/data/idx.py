@@ -49,7 +49,9 @@ def read_idx(path: Path) -> np.ndarray:
         raise UsageError(f"{path}: cannot be read ({error}); fetch or write it again") from error
     if len(content) != expected:
         found = "more" if len(content) > expected else f"{len(content):,}"
-        raise UsageError(f"{path}: the header promises {expected:,} bytes of values, the file holds {found}; fetch it again")
+        raise UsageError(
+            f"{path}: the header promises {expected:,} bytes of values, the file holds {found}; fetch it again"
+        )
     return np.frombuffer(content, dtype).reshape(shape)
 
 
@@ -86,7 +88,7 @@ def images_among(paths: Sequence[Path]) -> Path | None:
     found = [path for path in paths if "idx" in path.name and "idx1" not in path.name and is_idx(path)]
     training = [path for path in found if "train" in path.name]
     if len(found) <= 1 or len(training) == 1:
-        return (training or found or [None])[0]
+        return next(iter(training or found), None)
     names = ", ".join(path.name for path in found)
     raise UsageError(f"{found[0].parent}: holds several IDX files ({names}); name the one to use")
 
@@ -100,7 +102,9 @@ def _opened(path: Path) -> IO[bytes]:
 def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     start = file.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES:
-        raise UsageError(f"{path}: does not begin as an IDX file; give an IDX file of images (…-images-idx3-ubyte[.gz])")
+        raise UsageError(
+            f"{path}: does not begin as an IDX file; give an IDX file of images (…-images-idx3-ubyte[.gz])"
+        )
     sizes = file.read(4 * start[3])
     if len(sizes) < 4 * start[3]:
         raise UsageError(f"{path}: ends within its header; fetch or write it again")
@@ -110,5 +114,7 @@ def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype
 def _check_size(expected: int, path: Path) -> None:
     possible = path.stat().st_size * (_LARGEST_DEFLATE_RATIO if path.suffix == ".gz" else 1)
     if expected > possible:
-        raise UsageError(f"{path}: the header promises {expected:,} bytes of values, more than the file can hold; fetch it again")
+        raise UsageError(
+            f"{path}: the header promises {expected:,} bytes of values, more than the file can hold; fetch it again"
+        )
     check_memory(expected, str(path))

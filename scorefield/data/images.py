@@ -1,9 +1,9 @@
 """One encoded image → pixels, by rules that are stated here and tested pixel by pixel.
 
-- Formats: PNG, JPEG, WebP, BMP, GIF, TIFF. At most 64 million pixels and 256 MB of decoded bytes, known from the header.
+- Formats: PNG, JPEG, WebP, BMP, GIF, TIFF. At most 64 million pixels and 256 MB of decoded bytes, by the header.
 - Turned as EXIF says. Of an animation, the first frame.
-- Grey: 1-bit (0 and 255), L, LA. Grey of 16 bits: I;16, and 32-bit containers of 16-bit values. All else is colour: palettes,
-  RGB, RGBA, CMYK, YCbCr.
+- Grey: 1-bit (0 and 255), L, LA. Grey of 16 bits: I;16, and 32-bit containers of 16-bit values. All else is colour:
+  palettes, RGB, RGBA, CMYK, YCbCr.
 - Transparency is composited on white: v = (c·a + 255·(255 − a) + 127) // 255.
 - 16 bits become 8, where they must, as v >> 8 (as Pillow does for 16-bit colour); grey becomes colour by repetition.
 - Resizing is bicubic with antialiasing, the shorter side to the size asked for, then a centred crop.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
@@ -35,7 +35,7 @@ _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "LA": 2, "La": 2, "PA": 2, "I;16": 2, "I
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-class BadImage(Exception):
+class ImageError(Exception):
     """An image that cannot be used; the message is the reason, short enough to be counted by."""
 
 
@@ -65,7 +65,7 @@ def read_header(file: IO[bytes]) -> Header:
     """Read what an image says of itself.
 
     Raises:
-        BadImage: Not an image of the formats above, damaged, too large, or of a kind that cannot be used.
+        ImageError: Not an image of the formats above, damaged, too large, or of a kind that cannot be used.
     """
     with _opened(file) as image:
         width, height = image.size
@@ -79,7 +79,7 @@ def decode(file: IO[bytes], kind: Kind, size: tuple[int, int] | None = None) -> 
     """Decode an image to pixels (C, H, W): uint16 for "grey16", uint8 else; resized and cropped where a size is given.
 
     Raises:
-        BadImage: Not an image of the formats above, damaged, too large, or of a kind that cannot be used.
+        ImageError: Not an image of the formats above, damaged, too large, or of a kind that cannot be used.
     """
     with _opened(file) as image:
         orientation = _orientation(image)
@@ -92,27 +92,27 @@ def decode(file: IO[bytes], kind: Kind, size: tuple[int, int] | None = None) -> 
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
-    """Open an image and check what its header says; every way in which Pillow can fail on it becomes a BadImage."""
+    """Open an image and check what its header says; every way in which Pillow can fail on it becomes a ImageError."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_limits(image)
             yield image
-    except BadImage:
+    except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image of " + ", ".join(FORMATS)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image of " + ", ".join(FORMATS)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage("too large: more than 64 million pixels") from error
+        raise ImageError("too large: more than 64 million pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged files
-        raise BadImage("damaged or cut short") from error
+        raise ImageError("damaged or cut short") from error
 
 
 def _check_limits(image: Image.Image) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise BadImage("too large: more than 64 million pixels")
+        raise ImageError("too large: more than 64 million pixels")
     if pixels * _PIXEL_BYTES.get(image.mode, 4) > MAX_BYTES:
-        raise BadImage("too large: more than 256 MB of decoded bytes")
+        raise ImageError("too large: more than 256 MB of decoded bytes")
 
 
 def _kind(image: Image.Image) -> Kind:
@@ -122,12 +122,12 @@ def _kind(image: Image.Image) -> Kind:
         return "grey16"
     if image.mode in _COLOUR:
         return "colour"
-    raise BadImage(f"pixels of mode {image.mode}, to be converted to RGB or saved as .npy")
+    raise ImageError(f"pixels of mode {image.mode}, to be converted to RGB or saved as .npy")
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, as far as the header knows it. Pillow turns TIFF files itself while it decodes them."""
-    if image.format == "TIFF" or image.format == "PNG" and "exif" not in image.info:
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     return int(image.getexif().get(0x0112, 1))
 
@@ -155,7 +155,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     if values.dtype.itemsize > 2 and (values.min() < 0 or values.max() > 0xFFFF):
-        raise BadImage("pixels of more than 16 bits, to be saved as .npy")
+        raise ImageError("pixels of more than 16 bits, to be saved as .npy")
     return values.astype(np.uint16)
 
 
@@ -170,14 +170,14 @@ def _as_kind(pixels: np.ndarray, kind: Kind) -> np.ndarray:
     """Bring pixels to the kind that a whole dataset has."""
     if kind == "grey16":
         if pixels.dtype != np.uint16 or pixels.ndim != 2:
-            raise BadImage("changed while it was read")
+            raise ImageError("changed while it was read")
         return pixels
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if kind == "colour":
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
     if pixels.ndim == 3:
-        raise BadImage("changed while it was read")
+        raise ImageError("changed while it was read")
     return pixels
 
 

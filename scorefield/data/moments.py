@@ -1,6 +1,7 @@
-r"""First and second moments of the data in model space: what a sampler's Gaussian part and a path's σ_max are chosen from.
+r"""First and second moments of the data in model space: for a sampler's Gaussian part and a path's σ_max.
 
-The covariance is kept as C ≈ V diag(λ) Vᵀ + r (I − V Vᵀ) with at most 64 directions V and the mean r of the variances beyond them.
+The covariance is kept as C ≈ Vᵀ diag(λ) V + r (I − Vᵀ V) with at most 64 directions, the rows of V, and the mean r of
+the variances beyond them.
 """
 
 from __future__ import annotations
@@ -84,14 +85,16 @@ def _model_space(batch: np.ndarray, representation: Representation, dtype: type 
     """z = (x − shift)/scale without torch, so that a data report needs none."""
     along = (-1, *(1,) * (len(representation.shape) - 1))
     precise = np.float64 if batch.dtype.itemsize > 4 else np.float32
-    shift, scale = (np.array(values, precise).reshape(along) for values in (representation.shift, representation.scale))
-    return np.asarray((batch.astype(precise) - shift) / scale, dtype)
+    shift = np.array(representation.shift, precise).reshape(along)
+    z: np.ndarray = batch.astype(precise) - shift
+    z /= np.array(representation.scale, precise).reshape(along)
+    return z.astype(dtype)
 
 
 def _largest_distance(z: np.ndarray) -> float:
     """max ‖zᵢ − zⱼ‖ from ‖zᵢ‖² + ‖zⱼ‖² − 2 zᵢ·zⱼ: (n, D) → a number (Song & Ermon 2020, technique 1)."""
     norms = np.einsum("nd,nd->n", z, z)
-    squares = norms[:, None] + norms[None, :] - 2.0 * (z @ z.T)
+    squares = np.add.outer(norms, norms) - 2.0 * (z @ z.T)
     return math.sqrt(max(0.0, float(squares.max())))
 
 

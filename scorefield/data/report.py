@@ -19,7 +19,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, eq=False)
 class DataReport:
-    """What `report` found. Numbers named `model_…`, `sigma_…` and `moments` are in model space, all others in the data's own units.
+    """What `report` found; `model_…`, `sigma_…` and `moments` are in model space, all else in the data's own units.
 
     Attributes:
         count: Number of examples.
@@ -65,14 +65,18 @@ class DataReport:
         """As plain values for JSON; of the covariance, the spectrum without its directions."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         lists = {name: list(getattr(self, name)) for name in _LISTS}
-        return plain | lists | {
-            "skipped": self.skipped_by_reason,
-            "representation": self.representation.to_dict(),
-            "variance": self.moments.variance,
-            "eigenvalues": self.moments.eigenvalues.tolist(),
-            "residual_variance": self.moments.residual_variance,
-            "moments_examples": self.moments.examples,
-        }
+        return (
+            plain
+            | lists
+            | {
+                "skipped": self.skipped_by_reason,
+                "representation": self.representation.to_dict(),
+                "variance": self.moments.variance,
+                "eigenvalues": self.moments.eigenvalues.tolist(),
+                "residual_variance": self.moments.residual_variance,
+                "moments_examples": self.moments.examples,
+            }
+        )
 
     def to_text(self) -> str:
         """As lines for people."""
@@ -165,13 +169,19 @@ def _map_text(representation: Representation) -> str:
     if representation.levels is not None:
         low = representation.low
         return f"{representation.levels} values from {low} to {low + representation.levels - 1} become −1 to 1"
-    by_channel = " by channel" if len(representation.scale) > 1 else f": (x − {representation.shift[0]:.4g})/{representation.scale[0]:.4g}"
+    by_channel = (
+        " by channel"
+        if len(representation.scale) > 1
+        else f": (x − {representation.shift[0]:.4g})/{representation.scale[0]:.4g}"
+    )
     return f"mean 0 and standard deviation 1{by_channel}"
 
 
 def _spectrum_text(found: Moments) -> str:
     values = ", ".join(f"{value:.3g}" for value in found.eigenvalues[:3])
-    beyond = f"; {found.residual_variance:.3g} beyond the first {len(found.eigenvalues)}" if found.residual_variance else ""
+    beyond = (
+        f"; {found.residual_variance:.3g} beyond the first {len(found.eigenvalues)}" if found.residual_variance else ""
+    )
     return f"variances {values}{', …' if len(found.eigenvalues) > 3 else ''}{beyond}"
 
 

@@ -1,7 +1,7 @@
 r"""Data ↔ model space: z = (x − shift)/scale, and back in the data's own units, dtype and layout.
 
-Integers of L values from `low` on are mapped onto [−1, 1]; floats to mean 0 and standard deviation 1, channel by channel where the channels
-differ much. A density of the model becomes one of the data by log p(x) = log p(z) + log|dz/dx|.
+Integers of L values from `low` on are mapped onto [−1, 1]; floats to mean 0 and standard deviation 1, each channel by
+itself where they differ much. A density of the model becomes one of the data by log p(x) = log p(z) + log|dz/dx|.
 """
 
 from __future__ import annotations
@@ -71,14 +71,18 @@ class Representation:
         import torch
 
         if batch.shape[1:] != self.shape:
-            raise UsageError(f"the model is of data of shape {self.shape}, got {batch.shape[1:]}; give data of the model's shape")
+            raise UsageError(
+                f"the model is of data of shape {self.shape}, got {batch.shape[1:]}; give data of the model's shape"
+            )
         # 64-bit floats may carry an offset that 32 bits would drown in
-        x = torch.from_numpy(np.ascontiguousarray(batch)).to(torch.float64 if batch.dtype.itemsize > 4 else torch.float32)
+        x = torch.from_numpy(np.ascontiguousarray(batch)).to(
+            torch.float64 if batch.dtype.itemsize > 4 else torch.float32
+        )
         shift, scale = (torch.tensor(values, dtype=x.dtype).reshape(self._along) for values in (self.shift, self.scale))
         return x.sub_(shift).div_(scale).float() if x.dtype != torch.float32 else (x - shift).div_(scale)
 
     def from_model(self, z: torch.Tensor) -> np.ndarray:
-        """Model space (n, C, *d) → data in their own units, dtype and layout; integers are rounded and held in range."""
+        """Model space (n, C, *d) → data in their own units, dtype and layout; integers rounded and in range."""
         z_array = z.detach().cpu().double().numpy()
         shift, scale = (np.array(values).reshape(self._along) for values in (self.shift, self.scale))
         x = z_array * scale + shift
@@ -136,7 +140,7 @@ class Representation:
 
 
 def _standardisation(found: Statistics, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation: one for everything, or one a channel where they are further apart than by a factor of 3."""
+    """Mean and standard deviation: of everything, or by channel where they differ by more than a factor of 3."""
     mean, deviation = found.overall()
     means, deviations = found.by_channel(channels)
     varying = deviations[deviations > 0.0]
@@ -147,11 +151,13 @@ def _standardisation(found: Statistics, channels: int) -> tuple[tuple[float, ...
 
 
 def _range_of_integers(found: Statistics, dataset: Dataset) -> tuple[int, int]:
-    """(lowest value, number of values): of a few values just those, else the full range of the bits in use (8, 10, 12, 14, 16)."""
+    """(lowest value, number of values): of few values just those, else all of the bits in use (8, 10, 12, 14 or 16)."""
     lowest, highest = int(found.minimum.min()), int(found.maximum.max())
     if highest - lowest >= MAX_LEVELS:
-        raise UsageError(f"{dataset.name}: integers from {lowest} to {highest} are more than {MAX_LEVELS} values; convert them to float32")
-    if 0 <= lowest and highest < MAX_LEVELS:
+        raise UsageError(
+            f"{dataset.name}: integers from {lowest} to {highest} are over {MAX_LEVELS} values; convert them to float32"
+        )
+    if lowest >= 0 and highest < MAX_LEVELS:
         if highest < _FEW_LEVELS:
             return 0, highest + 1
         return 0, next(1 << bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)
@@ -161,7 +167,9 @@ def _range_of_integers(found: Statistics, dataset: Dataset) -> tuple[int, int]:
 
 def _problem(r: Representation) -> str | None:
     """What is impossible about a representation, for one that was read from a file."""
-    if not (1 <= len(r.shape) <= 8 and all(type(side) is int and side > 0 for side in r.shape) and r.size <= MAX_VALUES):
+    if not (
+        1 <= len(r.shape) <= 8 and all(type(side) is int and side > 0 for side in r.shape) and r.size <= MAX_VALUES
+    ):
         return f"shape must be positive whole numbers, got {r.shape}"
     if np.dtype(r.dtype).kind not in "iuf":
         return f"dtype must be one of integers or floats, got {r.dtype}"
@@ -171,6 +179,7 @@ def _problem(r: Representation) -> str | None:
         return f"shift and scale need 1 or {r.shape[0]} numbers, got {len(r.shift)} and {len(r.scale)}"
     if not all(math.isfinite(value) for value in (*r.shift, *r.scale)) or min(r.scale) <= 0.0:
         return "shift must be finite and scale positive"
-    if (r.levels is None) != (np.dtype(r.dtype).kind == "f") or r.levels is not None and not 1 <= r.levels <= MAX_LEVELS:
+    floating = np.dtype(r.dtype).kind == "f"
+    if floating != (r.levels is None) or not (floating or 1 <= (r.levels or 0) <= MAX_LEVELS):
         return f"levels must be 1 to {MAX_LEVELS} for integers and null for floats, got {r.levels}"
     return None

@@ -14,8 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from scorefield.data.arrays import array_digest
-from scorefield.data.dataset import Dataset, Skipped, class_labels
+from scorefield.data.dataset import Dataset, Options, Skipped, array_digest, class_labels
 from scorefield.data.encoded import Item, decode_all
 from scorefield.data.folders import printable
 from scorefield.data.images import MAX_BYTES, SUFFIXES
@@ -45,50 +44,45 @@ def is_pattern(data: str) -> bool:
     return data.endswith(".tar") and ("{" in data or "*" in data)
 
 
-def open_shards(data: str, *, size: tuple[int, int] | None = None, skip_bad: bool = False) -> Dataset:
-    """Open shards such as `shards-{000..127}.tar`: an image (`.png`, `.jpg`, …) and, where there is one, its class (`.cls`) an example.
+def open_shards(data: str, options: Options) -> Dataset:
+    """Open shards such as `shards-{000..127}.tar`: an example is an image (`.png`, `.jpg`, …) and, if any, a class (`.cls`).
 
     Raises:
         UsageError: No such shards, damaged or compressed ones, no images, or classes for some examples only.
     """
     shards = _expand(data)
-    items, classes, skipped = [], [], []
+    items: list[Item] = []
+    classes: list[bytes | None] = []
+    skipped: list[Skipped] = []
     for shard in shards:
         for item, cls in _examples(shard, skipped):
             items.append(item)
             classes.append(cls)
-    decoded = decode_all(items, where=data, size=size, skip_bad=skip_bad, skipped=skipped)
+    decoded = decode_all(items, data, options, skipped)
     labels, class_names = _labels([classes[index] for index in decoded.kept], data)
-    names = np.array([items[index].name for index in decoded.kept])
-    return Dataset(
-        name=data,
-        examples=decoded.examples,
-        shape=decoded.shape,
-        dtype=decoded.dtype,
-        layout="image",
-        digest=array_digest(names, labels),
-        labels=labels,
-        class_names=class_names,
-        skipped=decoded.skipped,
-        notes=decoded.notes,
-    )
+    digest = array_digest(np.array([items[index].name for index in decoded.kept]), labels)
+    return decoded.dataset(data, digest, labels, class_names)
 
 
 def _expand(data: str) -> list[Path]:
     """The shards that a pattern names, in order."""
     match = _RANGE.search(data)
     if match is None:
-        found = sorted(glob.glob(str(Path(data).expanduser()))) or [data]
+        found = sorted(glob.glob(str(Path(data).expanduser()))) or [data]  # noqa: PTH207 - the folder may hold stars too
     else:
         first, last = int(match[1]), int(match[2])
         if not 0 <= last - first < MAX_SHARDS:
-            raise UsageError(f"{data}: a range of shards from {first} to {last}; give one that counts up, such as {{000..009}}")
+            raise UsageError(
+                f"{data}: a range of shards from {first} to {last}; give one that counts up, such as {{000..009}}"
+            )
         width = len(match[1])
         found = [f"{data[: match.start()]}{number:0{width}d}{data[match.end() :]}" for number in range(first, last + 1)]
     paths = [Path(path).expanduser() for path in found]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise UsageError(f"{data}: {len(missing)} of {len(paths)} shards do not exist (first: {missing[0]}); check the path and the range")
+        raise UsageError(
+            f"{data}: {len(missing)} of {len(paths)} shards do not exist (first: {missing[0]}); check the range"
+        )
     return paths
 
 
@@ -103,7 +97,9 @@ def _examples(shard: Path, skipped: list[Skipped]) -> Iterator[tuple[Item, bytes
                     key, _, suffix = name.partition(".")
                     groups.setdefault(f"{folder}/{key}", {})[f".{suffix.lower()}"] = member
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UsageError(f"{shard}: not an intact, uncompressed tar file ({error}); unpack .tar.gz first, or write it again") from error
+        raise UsageError(
+            f"{shard}: not an intact, uncompressed tar file ({error}); unpack .tar.gz first, or write it again"
+        ) from error
     for members in groups.values():
         image = next((member for suffix, member in members.items() if suffix in SUFFIXES), None)
         if image is not None and image.size > MAX_BYTES:
@@ -137,7 +133,9 @@ def _labels(classes: list[bytes | None], data: str) -> tuple[np.ndarray | None, 
     if not known:
         return None, ()
     if len(known) < len(classes):
-        raise UsageError(f"{data}: {len(classes) - len(known)} of {len(classes)} examples have no class (.cls); give all of them one, or none")
+        raise UsageError(
+            f"{data}: {len(classes) - len(known)} of {len(classes)} examples have no class (.cls); give one to all, or to none"
+        )
     texts = [cls.decode("utf-8", "replace") for cls in known]
     whole = all(text.lstrip("-").isdigit() for text in texts)
     return class_labels(np.array([int(text) for text in texts] if whole else texts), len(texts))

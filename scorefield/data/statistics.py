@@ -51,7 +51,7 @@ def statistics(dataset: Dataset) -> Statistics:
     count, step = 0, max(1, _CHUNK_VALUES // size)
     for start in range(0, len(dataset), step):
         rows = dataset.batch(np.arange(start, min(start + step, len(dataset)))).reshape(-1, size)
-        seen.update(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
+        seen.update(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
         minimum, maximum = np.minimum(minimum, rows.min(axis=0)), np.maximum(maximum, rows.max(axis=0))
         values = rows.astype(np.float64)
         chunk_mean = values.mean(axis=0)

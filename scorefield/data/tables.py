@@ -1,4 +1,4 @@
-"""Tables as data: Parquet files and Hugging Face data sets, with a column of images, of vectors, or columns of numbers."""
+"""Tables as data: Parquet files and Hugging Face data sets, with columns of images, vectors or numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from scorefield.data.arrays import array_dataset, check_memory
-from scorefield.data.dataset import Dataset, class_labels
+from scorefield.data.dataset import Dataset, Options, class_labels
 from scorefield.data.encoded import Item, decode_all
 from scorefield.errors import MissingExtraError, UsageError
 
@@ -26,10 +26,8 @@ class _Bytes:
         return io.BytesIO(self.content)
 
 
-def open_parquet(
-    path: Path, *, name: str, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
-) -> Dataset:
-    """Open a Parquet file: a column of encoded images, of vectors of one length, or all columns of numbers as points (N, D).
+def open_parquet(path: Path, name: str, options: Options) -> Dataset:
+    """Open a Parquet file: a column of images, of vectors of one length, or all columns of numbers as points (N, D).
 
     A column called `label`, `labels`, `class`, `classes` or `y` gives the classes.
 
@@ -38,7 +36,7 @@ def open_parquet(
         UsageError: Not an intact Parquet file, empty cells, or no column that can be modelled.
     """
     try:
-        import pyarrow
+        import pyarrow as pa
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("reading Parquet files", "data") from error
@@ -46,14 +44,12 @@ def open_parquet(
         with pyarrow.parquet.ParquetFile(path) as file:
             check_memory(sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), name)
             table = file.read()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{name}: not an intact Parquet file ({error}); write it again") from error
-    return open_table(table, name=name, size=size, layout=layout, skip_bad=skip_bad)
+    return open_table(table, name, options)
 
 
-def open_table(
-    table: Any, *, name: str, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
-) -> Dataset:
+def open_table(table: Any, name: str, options: Options) -> Dataset:
     """Make a dataset of a pyarrow table.
 
     Raises:
@@ -69,16 +65,20 @@ def open_table(
     fields = [field for field in table.schema if field.name != label]
     image = next((field.name for field in fields if _is_image(field.type, types)), None)
     if image is not None:
-        return _images(_column(table, image, name), labels, name=name, size=size, skip_bad=skip_bad)
+        return _images(_column(table, image, name), labels, name, options)
     vectors = [field.name for field in fields if types.is_list(field.type) or types.is_fixed_size_list(field.type)]
     if len(vectors) == 1:
-        return array_dataset(_vectors(_column(table, vectors[0], name), name), name=name, labels=labels, layout=layout)
+        return array_dataset(
+            _vectors(_column(table, vectors[0], name), name), name=name, labels=labels, layout=options.layout
+        )
     numbers = [field.name for field in fields if types.is_integer(field.type) or types.is_floating(field.type)]
     if not numbers:
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         raise UsageError(f"{name}: no column of images or numbers (found: {found}); convert columns to numbers")
     columns = [_column(table, column, name).to_numpy(zero_copy_only=False) for column in numbers]
-    return array_dataset(_as_floats(np.stack(columns, axis=1)), name=name, labels=labels, notes=_unused(table, numbers, label))
+    return array_dataset(
+        _as_floats(np.stack(columns, axis=1)), name=name, labels=labels, notes=_unused(table, numbers, label)
+    )
 
 
 def _column(table: Any, column: str, name: str) -> Any:
@@ -86,13 +86,17 @@ def _column(table: Any, column: str, name: str) -> Any:
     cells = table.column(column).combine_chunks()
     if cells.null_count:
         first = next(row for row, empty in enumerate(cells.is_null().to_pylist()) if empty)
-        raise UsageError(f"{name}: column '{column}' is empty in {cells.null_count} rows (first: row {first}); fill or drop them")
+        raise UsageError(
+            f"{name}: column '{column}' is empty in {cells.null_count} rows (first: row {first}); fill or drop them"
+        )
     return cells
 
 
 def _is_image(kind: Any, types: Any) -> bool:
     if types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" and _is_bytes(kind.field(i).type, types) for i in range(kind.num_fields))
+        return any(
+            kind.field(i).name == "bytes" and _is_bytes(kind.field(i).type, types) for i in range(kind.num_fields)
+        )
     return _is_bytes(kind, types)
 
 
@@ -114,38 +118,25 @@ def _vectors(cells: Any, name: str) -> np.ndarray:
     lengths = set(cells.value_lengths().to_pylist()) if hasattr(cells, "value_lengths") else {cells.type.list_size}
     if len(lengths) != 1:
         raise UsageError(f"{name}: vectors of several lengths ({sorted(lengths)[:5]}); bring them to one")
-    rows = np.asarray(cells.to_pylist())
-    return rows
+    return np.asarray(cells.to_pylist())
 
 
-def _images(
-    cells: Any, labels: np.ndarray | None, *, name: str, size: tuple[int, int] | None, skip_bad: bool
-) -> Dataset:
+def _images(cells: Any, labels: np.ndarray | None, name: str, options: Options) -> Dataset:
     contents = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells.to_pylist()]
     missing = sum(content is None for content in contents)
     if missing:
-        raise UsageError(f"{name}: {missing} images are stored as paths, not as bytes; give the folder of images instead")
+        raise UsageError(
+            f"{name}: {missing} images are stored as paths, not as bytes; give the folder of images instead"
+        )
     items = [Item(f"{name} row {row}", _Bytes(content)) for row, content in enumerate(contents)]
-    decoded = decode_all(items, where=name, size=size, skip_bad=skip_bad)
+    decoded = decode_all(items, name, options)
     numbers, class_names = (None, ()) if labels is None else class_labels(labels[decoded.kept], len(decoded.kept))
-    return Dataset(
-        name=name,
-        examples=decoded.examples,
-        shape=decoded.shape,
-        dtype=decoded.dtype,
-        layout="image",
-        digest=hashlib.sha256(b"".join(hashlib.sha256(contents[index]).digest() for index in decoded.kept)).hexdigest(),
-        labels=numbers,
-        class_names=class_names,
-        skipped=decoded.skipped,
-        notes=decoded.notes,
-    )
+    digests = [hashlib.sha256(contents[index]).digest() for index in decoded.kept]
+    return decoded.dataset(name, hashlib.sha256(b"".join(digests)).hexdigest(), numbers, class_names)
 
 
-def open_hugging_face(
-    data: str, *, size: tuple[int, int] | None = None, layout: str | None = None, skip_bad: bool = False
-) -> Dataset:
-    """Open `hf:NAME[:split]`: a data set of the hub, or a local path that `save_to_disk` wrote. Without a split: `train`.
+def open_hugging_face(data: str, options: Options) -> Dataset:
+    """Open `hf:NAME[:split]`: a data set of the hub, or a local path that `save_to_disk` wrote; split `train` if none.
 
     Raises:
         MissingExtraError: `datasets` is not installed.
@@ -153,7 +144,9 @@ def open_hugging_face(
     """
     name, _, split = data.removeprefix("hf:").partition(":")
     if not name:
-        raise UsageError(f"'{data}' names no data set; give hf:NAME or hf:NAME:SPLIT, for example hf:ylecun/mnist:train")
+        raise UsageError(
+            f"'{data}' names no data set; give hf:NAME or hf:NAME:SPLIT, for example hf:ylecun/mnist:train"
+        )
     try:
         import datasets
     except ImportError as error:
@@ -161,10 +154,12 @@ def open_hugging_face(
     try:
         table_set = _load(datasets, name, split or "train")
     except Exception as error:  # the library raises its own errors, those of the network and of the file formats
-        raise UsageError(f"{data}: cannot be loaded ({error}); check the name, the split and the network, or give a local path") from error
+        raise UsageError(
+            f"{data}: cannot be loaded ({error}); check the name, the split and the network, or give a local path"
+        ) from error
     names = _class_names(table_set)
     raw = table_set.with_format("arrow")[:]
-    opened = open_table(raw, name=data, size=size, layout=layout, skip_bad=skip_bad)
+    opened = open_table(raw, data, options)
     if opened.labels is None or names is None or opened.class_names != tuple(str(i) for i in range(len(names))):
         return opened
     return replace(opened, class_names=tuple(names))

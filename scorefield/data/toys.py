@@ -1,8 +1,8 @@
 r"""Closed-form toys: seeded points whose distribution is known exactly.
 
-Five are densities in the plane. The mixtures are Gaussian, p(x) = Σₖ wₖ N(x; μₖ, Σₖ), with public constants, so that the score,
-the posterior mean and the best reachable loss are known to the last digit: `MIXTURE_2D` (eight modes on a ring) and `MIXTURE_64D`
-(ten modes whose covariances have spectra over three decades, as images have).
+Four are densities in the plane. The mixtures are Gaussian, p(x) = Σₖ wₖ N(x; μₖ, Σₖ), with public constants, so that
+the score, the posterior mean and the best reachable loss are known to the last digit: `MIXTURE_2D` (eight modes on a
+ring) and `MIXTURE_64D` (ten modes whose covariances have spectra over nearly three decades, as images have).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Mixture:
         return np.asarray(second - np.outer(self.mean, self.mean))
 
     def standardised(self, shift: np.ndarray | float, scale: np.ndarray | float) -> Mixture:
-        """The mixture of z = (x − shift)/scale, for numbers or one of each a feature: what a model of the points sees."""
+        """The mixture of z = (x − shift)/scale, for numbers or vectors (D,): what a model of the points sees."""
         scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), self.means.shape[1:])
         return Mixture(self.weights, (self.means - shift) / scales, self.covariances / np.outer(scales, scales))
 
@@ -66,13 +66,14 @@ def _image_like_modes() -> Mixture:
     """Ten modes in 64 dimensions: cosine means, covariances with variances 1/(1 + i)^1.5 along turned axes."""
     i, k = np.arange(64.0), np.arange(10.0)[:, None]
     means = 0.5 * np.cos(0.37 * (k + 1.0) * (i + 1.0)) + 0.5 * np.sin(0.11 * (k + 2.0) * i + k)
-    covariances = np.stack([_turned_spectrum((1.0 + i) ** -1.5, np.cos((0.2 + 0.13 * mode) * i + mode)) for mode in range(10)])
+    axes = np.cos((0.2 + 0.13 * k) * i + k)
+    covariances = np.stack([_turned_spectrum((1.0 + i) ** -1.5, axis) for axis in axes])
     weights = 1.0 + 0.2 * np.arange(10.0)
     return Mixture(weights / weights.sum(), means, covariances)
 
 
 def _turned_spectrum(variances: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """H diag(λ) H with the reflection H = I − 2vvᵀ/vᵀv: a covariance of exactly these eigenvalues, without a random number."""
+    """H diag(λ) H with the reflection H = I − 2vvᵀ/vᵀv: a covariance of exactly these eigenvalues."""
     reflection = np.eye(len(axis)) - 2.0 * np.outer(axis, axis) / (axis @ axis)
     covariance = reflection * variances @ reflection
     return np.asarray((covariance + covariance.T) / 2.0)
@@ -90,7 +91,7 @@ CHECKERBOARD_SIZE = 4.0
 
 
 def moons(n: int, generator: np.random.Generator) -> np.ndarray:
-    """Two interleaved half circles: (cos θ, sin θ) and (1 − cos θ, ½ − sin θ), θ uniform on [0, π], plus noise 0.1: (n, 2)."""
+    """Two half circles, (cos θ, sin θ) and (1 − cos θ, ½ − sin θ), θ uniform on [0, π], plus noise 0.1: (n, 2)."""
     theta, lower = np.pi * generator.random(n), generator.random(n) < 0.5
     x = np.where(lower, 1.0 - np.cos(theta), np.cos(theta))
     y = np.where(lower, 0.5 - np.sin(theta), np.sin(theta))

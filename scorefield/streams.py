@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, final
-
-import torch
+from typing import Protocol, cast, final, runtime_checkable
 
 from scorefield.shapes import Generator, Int, Tensor
 
@@ -20,6 +18,7 @@ _MIXERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 _TO_UNIT = 2.0**-32
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """What a sampler asks for noise: draw number `draw`, in the shape, dtype and device of a batch."""
 
@@ -41,14 +40,18 @@ class SampleStreams:
     samples: Int[Tensor, " b"]
 
     @classmethod
-    def numbered(cls, seed: int, first: int, count: int, device: str | torch.device = "cpu") -> SampleStreams:
+    def numbered(cls, seed: int, first: int, count: int, device: str = "cpu") -> SampleStreams:
         """The streams of samples first … first + count − 1."""
+        import torch
+
         return cls(seed, torch.arange(first, first + count, device=device))
 
     def words(self, draw: int, positions: int) -> Int[Tensor, "b positions"]:
         """The 64-bit words of one draw, hashed from (seed, sample, draw, position)."""
+        import torch
+
         samples = self.samples
-        key = _mix(_mix(torch.full_like(samples, _signed(self.seed)) + samples * _GOLDEN) + draw * 2 + 1)
+        key = _mix(_mix(samples * _GOLDEN + _signed(self.seed)) + draw * 2 + 1)
         counters = torch.arange(1, positions + 1, device=samples.device) * _GOLDEN
         return _mix(key[:, None] + counters)
 
@@ -58,6 +61,8 @@ class SampleStreams:
 
     def normal(self, like: Tensor, draw: int) -> Tensor:
         """Standard normal noise of like's shape, dtype and device; like's batch must be as many as the samples."""
+        import torch
+
         count = math.prod(like.shape[1:])
         words = self.words(draw, (count + 1) // 2)
         radius = (((words >> 32).bitwise_and(0xFFFFFFFF).double() + 0.5) * _TO_UNIT).log().mul(-2.0).sqrt()
@@ -75,12 +80,16 @@ class BatchStream:
 
     def normal(self, like: Tensor, draw: int) -> Tensor:
         """Standard normal noise of like's shape, dtype and device."""
+        import torch
+
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
 
 def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:
     """Any kind of `generator=` argument as a noise source."""
-    return BatchStream(generator) if isinstance(generator, torch.Generator) else generator
+    if generator is None or hasattr(generator, "normal"):
+        return cast("NoiseSource | None", generator)
+    return BatchStream(cast(Generator, generator))
 
 
 def _signed(number: int) -> int:

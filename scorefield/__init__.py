@@ -1,0 +1,44 @@
+"""scorefield: score-based generative models on one's own data.
+
+    import scorefield as sf
+
+    model = sf.fit("path/to/images", minutes=10)
+    samples = model.sample(64, sampler=sf.DDIM(steps=50), seed=0)
+
+A score model is a noise path and a denoiser; it is fitted by an objective and drawn from by a sampler. Everything here is
+imported on first use: `import scorefield` itself takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "paths": ("VE", "VP", "EDM", "Discrete", "Path", "Rectified", "SubVP", "VPCosine", "PATHS"),
+    "denoisers": ("Centred", "Clipped", "Data", "Denoiser", "GaussianMixture", "NetworkDenoiser", "Noise", "Preconditioned", "Prediction", "RectifiedVelocity", "Score", "Velocity", "PARAMETERISATIONS"),
+    "networks": ("MLPSpec", "UNetSpec", "NETWORKS"),
+    "objectives": ("Denoising", "EDMWeighting", "ImportanceSampled", "Likelihood", "LogNormal", "LogUniform", "MinSNR", "Simple", "TruncatedSNR", "Uniform", "OBJECTIVES", "TIME_SAMPLINGS", "WEIGHTINGS"),
+    "samplers": ("DDIM", "Ancestral", "Heun", "Karras", "Leading", "Linear", "LogSNR", "Native", "Quadratic", "Sampler", "State", "Trailing", "GRIDS", "SAMPLERS"),
+    "streams": ("SampleStreams",),
+    "data": ("open_data",),
+    "model": ("Model", "load"),
+    "fitting": ("fit",),
+    "errors": ("ScorefieldError", "UsageError"),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  # the names are strings, in a table
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'scorefield' has no attribute {name!r}")
+    return getattr(import_module(f"scorefield.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

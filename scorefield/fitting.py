@@ -1,0 +1,91 @@
+"""Fit a model in one call: train, draw previews on the way, write the report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorefield.data import open_data
+from scorefield.errors import DivergedError
+from scorefield.evaluation.pictures import png
+from scorefield.evaluation.report import report_html
+from scorefield.model import Model, load
+from scorefield.storage import write_bytes
+from scorefield.training.configuration import RunConfig, configure
+from scorefield.training.loop import Ended, Event, Previewed, train
+
+_PREVIEW_SAMPLES = 36
+_PREVIEW_STEPS = 18
+
+
+def fit(data: Any, *, out: str | os.PathLike[str] | None = None, minutes: float | None = None, preset: str | None = None, device: str | None = None, **settings: Any) -> Model:
+    """Fit a score model to data and return it.
+
+    Args:
+        data: a built-in name, a path, `hf:NAME`, or an array (N, …).
+        out: the run's folder, resumed where it is one; a temporary one, deleted at the end, where None.
+        minutes: how long to train; the setting `steps` counts instead where None.
+        preset: `default`, or a paper's.
+        device: where to compute.
+        settings: as in `--set`, with `__` for the dot: `steps=1000`, `optimiser__learning_rate=1e-3`.
+
+    Raises:
+        UsageError: data that cannot be read, or an unknown or impossible setting; and what `train` raises.
+
+    Example:
+        >>> import scorefield as sf
+        >>> sf.fit("mixture-2d", steps=2).config.shape
+        (2,)
+    """
+    named = {name.replace("__", "."): value for name, value in settings.items()}
+    config = configure(preset, named | ({} if minutes is None else {"minutes": minutes}))
+    if out is not None:
+        run_training(config, data, os.fspath(out), device=device)
+        return load(out, device=device or "cpu")
+    with tempfile.TemporaryDirectory(prefix="scorefield-") as folder:
+        run_training(replace(config, previews=0), data, str(Path(folder, "run")), device=device)
+        return load(Path(folder, "run"), device=device or "cpu")
+
+
+def run_training(config: RunConfig, data: Any, out: str, *, device: str | None = None, watch: Callable[[Event], None] | None = None) -> Ended:
+    """Train to the end or to a signal, with previews in `samples/` and the report; `watch` is called with every event."""
+    options = config.data
+    size = tuple(options.size) if isinstance(options.size, tuple) else options.size
+    dataset = open_data(data, size=size, layout=options.layout, skip_bad=options.skip_bad)  # type: ignore[arg-type]
+    end = None
+    for event in train(config, dataset, out, device=device):
+        if isinstance(event, Previewed):
+            write_preview(event, Path(out))
+        if watch is not None:
+            watch(event)
+        end = event if isinstance(event, Ended) else end
+    if end is None:
+        raise DivergedError("training ended without saying how")
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_bytes(Path(out, "report.html"), report_html(Path(out)).encode())
+    return end
+
+
+def write_preview(event: Previewed, run: Path) -> None:
+    """Draw a grid of samples of the averaged weights, in a few steps, into samples/step-N.png."""
+    sampler = event.model.config.sampler
+    samples = event.model.sample(_PREVIEW_SAMPLES, sampler=replace(sampler, steps=min(sampler.steps, _PREVIEW_STEPS)))
+    write_bytes(run / "samples" / f"step-{event.step}.png", picture_of(event.model, samples))
+
+
+def picture_of(model: Model, samples: Any, columns: int | None = None) -> bytes:
+    """A PNG grid of samples in the data's own units."""
+    representation = model.config.representation
+    return png(torch.from_numpy(representation.channels_first(samples)), columns=columns, value_range=value_range(model))
+
+
+def value_range(model: Model) -> tuple[float, float] | None:
+    """The range of integer data, which black and white stand for; None for others."""
+    representation = model.config.representation
+    return None if representation.levels is None else (representation.low, representation.low + representation.levels - 1)

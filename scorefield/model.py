@@ -1,0 +1,197 @@
+"""A score model ready for use: a denoiser, and the way between its space and the data's own units.
+
+    model = scorefield.load("runs/demo")
+    samples = model.sample(64, seed=0)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scorefield.denoisers import Centred, Denoiser, NetworkDenoiser
+from scorefield.errors import RefusedFileError, UsageError, unknown_name
+from scorefield.model_config import ModelConfig
+from scorefield.model_folder import SafetensorsHeader, read_model, save_model
+from scorefield.samplers import Sampler, State
+from scorefield.streams import SampleStreams
+
+MAX_PARAMETERS = 4_000_000_000
+_CLASS_DRAW = 1 << 40
+"""The number of the draw that chooses a sample's class: far from those of its noise."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained score model.
+
+    Attributes:
+        config: what it is.
+        network: its weights.
+    """
+
+    config: ModelConfig
+    network: nn.Module
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """E[x₀ | x_t] in model space, for any sampler or wrapper."""
+        return make_denoiser(self.config, self.network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def sample(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, classes: Any = None, first: int = 0, batch: int = 256) -> np.ndarray:
+        """Draw samples in the data's own units, dtype and layout.
+
+        Args:
+            count: how many.
+            sampler: any sampler; the model's own where None.
+            seed: sample k of a seed is the same whatever count, first and batch are.
+            classes: a class (name or number) for all, or one a sample; None draws them as frequent as in the data.
+            first: the number of the first sample.
+            batch: how many at a time.
+
+        Returns:
+            (count, …) as the data are laid out: images (H, W) for one channel, (H, W, C) for more.
+
+        Raises:
+            UsageError: an unknown class, or a sampler that does not fit the path.
+
+        Example:
+            >>> import scorefield as sf
+            >>> model = sf.fit("mixture-2d", steps=2, seed=0)
+            >>> model.sample(3, seed=1).shape
+            (3, 2)
+        """
+        parts = [x for x, _ in self.batches(count, sampler=sampler, seed=seed, classes=classes, first=first, batch=batch)]
+        empty = self.config.representation.from_model(torch.empty(0, *self.config.shape))
+        return np.concatenate([empty, *parts])
+
+    def batches(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, classes: Any = None, first: int = 0, batch: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """The samples of `sample`, a batch at a time, each with its class numbers (None where there are no classes)."""
+        if count < 0 or batch < 1:
+            raise UsageError(f"drawing needs count ≥ 0 and batch ≥ 1, got count={count}, batch={batch}")
+        wanted = self._class_numbers(classes, count)
+        for start in range(0, count, batch):
+            size = min(batch, count - start)
+            part = None if wanted is None else wanted[start : start + size]
+            labels = self.labels(seed, first + start, size, part)
+            *_, last = self.trajectory(size, sampler=sampler, seed=seed, labels=labels, first=first + start)
+            yield self.config.representation.from_model(last.x), None if labels is None else labels.cpu().numpy()
+
+    def trajectory(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, labels: Tensor | None = None, first: int = 0) -> Iterator[State]:
+        """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
+        streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
+        denoiser = self.denoiser
+        x_T = streams.normal(torch.empty(count, *self.config.shape, device=self.device), 0) * denoiser.path.prior_std
+        states = (sampler or self.config.sampler).trajectory(denoiser, x_T, generator=streams, condition=labels)
+        while True:
+            with self._evaluating():
+                state = next(states, None)
+            if state is None:
+                return
+            yield state
+
+    def labels(self, seed: int, first: int, count: int, wanted: Sequence[int] | np.ndarray | None = None) -> Tensor | None:
+        """The class numbers of samples: those wanted, or drawn as frequent as in the data; None where there are no classes."""
+        if not self.config.classes:
+            return None
+        if wanted is not None:
+            return torch.as_tensor(np.asarray(wanted), dtype=torch.int64, device=self.device)
+        weights = torch.tensor(self.config.class_weights, dtype=torch.float64, device=self.device)
+        u = SampleStreams.numbered(seed, first, count, device=str(self.device)).uniform(_CLASS_DRAW, 1)[:, 0]
+        return torch.searchsorted(weights.cumsum(0) / weights.sum(), u).clamp(max=self.config.classes - 1)
+
+    def _class_numbers(self, classes: Any, count: int) -> np.ndarray | None:
+        if classes is None:
+            return None
+        if not self.config.classes:
+            raise UsageError("this model was trained without classes; leave the class out, or train on data with labels")
+        several = isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str)
+        numbers = [self._class_number(item) for item in (classes if several else [classes])]
+        if several and len(numbers) != count:
+            raise UsageError(f"classes must be one for all or one a sample: got {len(numbers)} for {count} samples")
+        return np.array(numbers if several else numbers * count, dtype=np.int64)
+
+    def _class_number(self, item: Any) -> int:
+        """A class by its name; by its number where no class is called so."""
+        names, text = self.config.class_names, str(item)
+        if text in names:
+            return names.index(text)
+        if text.isascii() and text.isdigit() and int(text) < len(names):
+            return int(text)
+        raise unknown_name("class", text, names)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """No gradients, no dropout; the network's mode is put back."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.network.train(training)
+
+    def to(self, device: str | torch.device) -> Model:
+        """The model on another device."""
+        return Model(self.config, self.network.to(device))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, made where it is missing. Raises StorageError."""
+        os.makedirs(folder, exist_ok=True)
+        save_model(folder, self.config.to_plain(), weights_of(self.network))
+
+
+def make_denoiser(config: ModelConfig, network: Any) -> Denoiser:
+    """The denoiser that a configuration describes, around any callable in the network's place."""
+    denoiser: Denoiser = NetworkDenoiser(network, config.path, config.parameterisation)
+    if not any(config.mean):
+        return denoiser
+    device = next(network.parameters()).device if isinstance(network, nn.Module) else None
+    mean = torch.tensor(config.mean, dtype=torch.float32, device=device)
+    return Centred(denoiser, mean.reshape(-1, *(1,) * (len(config.shape) - 1)))
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors by name, detached and contiguous."""
+    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Model:
+    """Load a model from the folder of a run or a model; nothing else need be said, ever.
+
+    Raises:
+        UsageError: there is no such folder, or it has nothing to do with a model.
+        NoCheckpointError: a run that has saved no weights yet.
+        RefusedFileError: a damaged, hostile or foreign file, named.
+    """
+    plain, tensors = read_model(folder, check=_check_weights)
+    config = ModelConfig.from_plain(plain)
+    with torch.device("meta"):
+        network = config.network.build(config.shape, None, config.classes)
+    network.load_state_dict(tensors, assign=True)
+    return Model(config, network.to(device).eval())
+
+
+def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:
+    """Refuse weights that are not those of the network which the configuration describes, before reading them."""
+    config = ModelConfig.from_plain(plain)
+    with torch.device("meta"):
+        network = config.network.build(config.shape, None, config.classes)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(cast(Any, entry).shape) for name, entry in header.tensors.items()}
+    if wanted != found:
+        names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise RefusedFileError(f"model.safetensors: '{names[0]}' should have shape {wanted.get(names[0])}, found {found.get(names[0])} ({len(names)} tensors differ); the weights belong to another configuration")

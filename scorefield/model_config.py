@@ -1,0 +1,104 @@
+"""What a score model is, as one record: everything that `config.json` must say so that no flag is ever needed again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scorefield.data.representation import Representation
+from scorefield.denoisers.parameterisations import PARAMETERISATIONS, Parameterisation
+from scorefield.errors import RefusedFileError, UsageError
+from scorefield.networks.specs import NETWORKS, MLPSpec, UNetSpec
+from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Denoising, TimeSampling, Weighting
+from scorefield.paths import PATHS, Path
+from scorefield.records import Kinds, from_plain, to_plain
+from scorefield.samplers import GRIDS, SAMPLERS, Grid, Sampler
+
+FORMAT = 1
+NetworkSpec = UNetSpec | MLPSpec
+
+KINDS: Kinds = {
+    Path: PATHS,
+    Parameterisation: PARAMETERISATIONS,
+    Weighting: WEIGHTINGS,
+    TimeSampling: TIME_SAMPLINGS,
+    Sampler: SAMPLERS,
+    Grid: GRIDS,
+    NetworkSpec: NETWORKS,  # type: ignore[dict-item]  # a union stands for its members
+}
+"""The final types behind every abstract one in a configuration."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A score model without its weights.
+
+    Attributes:
+        path, parameterisation, network: the model itself.
+        objective: what it was fitted by.
+        sampler: what it is drawn from by, unless told otherwise.
+        representation: the map between data and model space.
+        mean: of the data in model space, one number a channel or one in all; zeros where the network was not told.
+        sigma_data: standard deviation of the centred data in model space.
+        class_names: one a class; none where the model has no classes.
+        class_weights: how frequent each class is in the data.
+        provenance: for people: the data's name and digest, the preset, versions.
+        format: of this file.
+    """
+
+    path: Path
+    parameterisation: Parameterisation
+    network: NetworkSpec
+    objective: Denoising
+    sampler: Sampler
+    representation: Representation
+    mean: tuple[float, ...] = (0.0,)
+    sigma_data: float = 1.0
+    class_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise UsageError(f"this model has format {self.format}, this version of scorefield reads {FORMAT}; update scorefield")
+        if len(self.class_names) != len(self.class_weights):
+            raise UsageError(f"a model has one weight a class, got {len(self.class_weights)} for {len(self.class_names)}")
+        if len(self.mean) not in (1, self.shape[0]):
+            raise UsageError(f"a model's mean has one number or one a channel, got {len(self.mean)} for {self.shape[0]} channels")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample in model space."""
+        return self.representation.shape
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, 0 without."""
+        return len(self.class_names)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON says it."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """From JSON.
+
+        Raises:
+            RefusedFileError: something is missing, unknown or impossible.
+        """
+        try:
+            return from_plain(cls, plain, KINDS)
+        except UsageError as error:
+            raise RefusedFileError(f"{where}: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """The versions that a model was made with."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")}

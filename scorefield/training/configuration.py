@@ -1,0 +1,317 @@
+"""What a training run is asked to be: one frozen record, checked before anything is loaded, built or written.
+
+Presets are whole papers; the default is what measures best. Every value can be set by its dotted name, as in
+`--set optimiser.learning_rate=1e-3` or `--set path=vp`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scorefield.denoisers.parameterisations import Noise, Parameterisation, Preconditioned
+from scorefield.errors import UsageError, unknown_name
+from scorefield.networks.specs import UNetSpec
+from scorefield.model_config import KINDS, NetworkSpec
+from scorefield.objectives import Denoising, EDMWeighting, LogNormal
+from scorefield.paths import EDM, Discrete, Path
+from scorefield.records import by_kind, field_types, from_plain, to_plain
+from scorefield.samplers import Ancestral, Heun, Sampler
+
+def _require(holds: bool, name: str, wants: str, got: object) -> None:
+    if not holds:
+        raise UsageError(f"{name} must be {wants}, got {got}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How the data are read.
+
+    Attributes:
+        size: side (or height, width) that images are scaled and cropped to; None keeps theirs, which must then agree.
+        layout: `channels-first` or `channels-last`, for arrays that can be read both ways.
+        flip: whether images are mirrored at random, left to right.
+        labels: whether class labels are used where the data have them.
+        skip_bad: whether to go on when more than 1 % of the files cannot be read.
+    """
+
+    size: int | tuple[int, ...] | None = None
+    layout: str | None = None
+    flip: bool = False
+    labels: bool = True
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        sides = (self.size,) if isinstance(self.size, int) else self.size or ()
+        _require(all(1 <= side <= 8192 for side in sides), "data.size", "between 1 and 8192 a side", self.size)
+        _require(self.layout in (None, "channels-first", "channels-last"), "data.layout", "channels-first or channels-last", self.layout)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with warm-up and a decaying learning rate, or Muon for the matrices and AdamW for the rest.
+
+    Attributes:
+        kind: `adamw` or `muon`.
+        learning_rate: the peak; for `muon` that of the vectors, see `matrix_learning_rate`.
+        matrix_learning_rate: Muon's peak for matrices and convolutions.
+        betas: Adam's decay rates of the moments.
+        weight_decay: decoupled weight decay.
+        warmup: steps of linear warm-up.
+        decay: `cosine` or `linear` to zero at the end of the run, or `constant`.
+        clip: the gradient's norm is held to this.
+    """
+
+    kind: str = "adamw"
+    learning_rate: float = 1e-3
+    matrix_learning_rate: float = 0.02
+    betas: tuple[float, ...] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay: str = "cosine"
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("adamw", "muon"), "optimiser.kind", "adamw or muon", self.kind)
+        _require(0.0 < self.learning_rate <= 1e6, "optimiser.learning_rate", "a positive number", self.learning_rate)
+        _require(0.0 < self.matrix_learning_rate <= 1e6, "optimiser.matrix_learning_rate", "a positive number", self.matrix_learning_rate)
+        _require(len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "optimiser.betas", "two numbers in [0, 1)", self.betas)
+        _require(0.0 <= self.weight_decay <= 1.0, "optimiser.weight_decay", "between 0 and 1", self.weight_decay)
+        _require(0 <= self.warmup <= 10**9, "optimiser.warmup", "a number of steps", self.warmup)
+        _require(self.decay in ("cosine", "linear", "constant"), "optimiser.decay", "cosine, linear or constant", self.decay)
+        _require(self.clip > 0.0, "optimiser.clip", "positive", self.clip)
+
+    def factor(self, step: int, progress: float) -> float:
+        """The share of the peak learning rate at a step (from 1) and a progress through the run (0 to 1)."""
+        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
+        progress = min(max(progress, 0.0), 1.0)
+        falls = {"cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "linear": 1.0 - progress, "constant": 1.0}
+        return warm * falls[self.decay]
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """The exponential moving average of the weights that sampling uses.
+
+    Attributes:
+        profile: `power`, whose memory is a fixed share of the run so far (Karras et al. 2024), or `constant`.
+        width: for `power` the share, as the relative standard deviation σ_rel of its window; for `constant` its half-life in steps.
+    """
+
+    profile: str = "power"
+    width: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.profile in ("power", "constant"), "average.profile", "power or constant", self.profile)
+        limit = 0.28 if self.profile == "power" else 1e9
+        _require(0.0 < self.width <= limit, "average.width", f"in (0, {limit:g}] for the profile {self.profile}", self.width)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run.
+
+    Attributes:
+        preset: the preset it started from.
+        data: how the data are read.
+        path, parameterisation, network, objective: the score model and how it is fitted; a network of None is chosen by shape.
+        measure: whether σ_data of the parameterisation and of the weighting are those of the data.
+        centre: whether the model is given the mean of the data, so that its network predicts what is centred.
+        optimiser, average: how the weights move, and which average of them is kept.
+        sampler: what `scorefield sample` uses unless told otherwise.
+        batch: samples a step, over all processes.
+        accumulate: micro-batches a step in each process.
+        label_dropout: share of the samples trained without their label, for classifier-free guidance.
+        precision: `auto` (bfloat16 where a GPU has it), `float32` or `bfloat16`.
+        compile: whether the network is compiled; pays on long runs.
+        seed: of everything random.
+        steps, minutes: when to stop; `minutes` counts training time over all resumptions and wins where both are given.
+        save_every: steps between checkpoints.
+        log_every: steps between lines of the log.
+        previews: how many grids of samples are drawn on the way.
+    """
+
+    preset: str = "default"
+    data: DataConfig = field(default_factory=DataConfig)
+    path: Path = field(default_factory=EDM)
+    parameterisation: Parameterisation = field(default_factory=Preconditioned)
+    network: NetworkSpec | None = None
+    objective: Denoising = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal()))
+    measure: bool = True
+    centre: bool = True
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    sampler: Sampler = field(default_factory=Heun)
+    batch: int = 64
+    accumulate: int = 1
+    label_dropout: float = 0.1
+    precision: str = "auto"
+    compile: bool = False
+    seed: int = 0
+    steps: int = 10_000
+    minutes: float | None = None
+    save_every: int = 500
+    log_every: int = 10
+    previews: int = 4
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
+        _require(1 <= self.accumulate <= self.batch and self.batch % self.accumulate == 0, "accumulate", f"a divisor of the batch {self.batch}", self.accumulate)
+        _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
+        _require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16", self.precision)
+        _require(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 − 1", self.seed)
+        _require(1 <= self.steps <= 10**12, "steps", "at least 1", self.steps)
+        _require(self.minutes is None or 0.0 < self.minutes <= 1e7, "minutes", "a positive number", self.minutes)
+        _require(self.save_every >= 1, "save_every", "at least 1", self.save_every)
+        _require(self.log_every >= 1, "log_every", "at least 1", self.log_every)
+        _require(0 <= self.previews <= 10_000, "previews", "between 0 and 10000", self.previews)
+
+
+FREE_TO_CHANGE = ("steps", "minutes", "save_every", "log_every", "previews", "compile", "sampler")
+"""What a resumed run may change: everything else would make it another run."""
+
+
+def _ddpm() -> RunConfig:
+    """Ho et al. 2020: ε on the discrete path of 1000 steps, L_simple, Adam at 2e-4, EMA of 0.9999, ancestral sampling."""
+    return RunConfig(
+        preset="ddpm",
+        path=Discrete(),
+        parameterisation=Noise(label="time"),
+        objective=Denoising(),
+        measure=False,
+        centre=False,
+        optimiser=OptimiserConfig(learning_rate=2e-4, betas=(0.9, 0.999), warmup=5000, decay="constant"),
+        average=AverageConfig("constant", 6931.0),
+        sampler=Ancestral(steps=1000, variance="large"),
+        batch=128,
+    )
+
+
+def _edm() -> RunConfig:
+    """Karras et al. 2022: F-prediction with σ_d = 0.5, log-normal noise levels, Adam at 1e-3, Heun in 18 steps."""
+    return RunConfig(
+        preset="edm",
+        objective=Denoising(EDMWeighting(0.5), LogNormal(stratified=False)),
+        parameterisation=Preconditioned(sigma_data=0.5),
+        measure=False,
+        centre=False,
+        optimiser=OptimiserConfig(betas=(0.9, 0.999), warmup=10_000, decay="constant"),
+        average=AverageConfig("constant", 1000.0),
+        batch=512,
+    )
+
+
+PRESETS = {"default": RunConfig, "ddpm": _ddpm, "edm": _edm}
+"""Each preset's configuration, by name."""
+
+
+def configure(preset: str | None = None, settings: Mapping[str, Any] | None = None) -> RunConfig:
+    """A preset with settings of one's own: `configure("edm", {"batch": 128, "path.sigma_max": 40.0})`.
+
+    Raises:
+        UsageError: an unknown preset or setting (with the nearest known one), a wrong type, an impossible value.
+    """
+    preset = preset or "default"
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    plain = to_plain(PRESETS[preset]())
+    for name, value in (settings or {}).items():
+        _set(plain, name, value)
+    return read_configuration(plain)
+
+
+def read_configuration(plain: Mapping[str, Any]) -> RunConfig:
+    """The configuration that `to_plain` wrote."""
+    return from_plain(RunConfig, plain, KINDS)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts as settings; the values are YAML: numbers, true, [64, 128], names.
+
+    Raises:
+        UsageError: a text without `=`, or a value that is not YAML.
+    """
+    import yaml
+
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set takes key=value, got '{text[:60]}'; for example --set batch=128")
+        if len(value) > 100_000:
+            raise UsageError(f"--set {name}: the value has {len(value)} characters; at most 100000 are read")
+        try:
+            settings[name.strip()] = _number(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UsageError(f"--set {name}: cannot read '{value[:60]}'; write a number, true, a name or a list [1,2]") from None
+    return settings
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a user means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return [_number(item) for item in value] if isinstance(value, list) else value
+
+
+def _set(plain: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value at its dotted name; naming another kind starts it from its defaults."""
+    *parents, last = name.split(".")
+    place = plain
+    for depth, parent in enumerate(parents):
+        if not isinstance(place.get(parent), dict):
+            _refuse_unknown(place, parent, parents[:depth])
+            raise UsageError(f"'{'.'.join(parents[: depth + 1])}' has no settings of its own to set '{name}' in; set its kind first, as in --set {'.'.join(parents[: depth + 1])}=unet")
+        place = place[parent]
+    _refuse_unknown(place, last, parents)
+    place[last] = value
+    abstract = _type_of(name)
+    if abstract in KINDS and isinstance(value, str):
+        place[last] = to_plain(by_kind(KINDS[abstract], value, name)())
+
+
+def _type_of(name: str) -> Any:
+    """The type of a setting by its dotted name; None inside of a record whose kind decides."""
+    owner: Any = RunConfig
+    for part in name.split("."):
+        types = field_types(owner) if dataclasses.is_dataclass(owner) else {}
+        options = typing.get_args(types.get(part)) if types.get(part) not in KINDS else ()
+        owner = NetworkSpec if type(None) in options and UNetSpec in options else types.get(part)
+    return owner
+
+
+def _refuse_unknown(place: Mapping[str, Any], name: str, parents: Sequence[str]) -> None:
+    if name not in place:
+        prefix = "".join(f"{parent}." for parent in parents)
+        raise unknown_name("setting", prefix + name, [prefix + known for known in place if known != "kind" or parents])
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configurations, by dotted name."""
+    return dict(_differences(to_plain(before), to_plain(after), ""))
+
+
+def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[Any, Any]]]:
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        return [row for key in before for row in _differences(before[key], after[key], f"{name}.{key}" if name else key)]
+    return [] if before == after else [(name, (before, after))]
+
+
+def measured(config: RunConfig, sigma_data: float) -> RunConfig:
+    """The configuration with σ_data of the data wherever it holds one, if it asks for that."""
+    if not config.measure:
+        return config
+    parameterisation, weighting = config.parameterisation, config.objective.weighting
+    if isinstance(parameterisation, Preconditioned):
+        parameterisation = replace(parameterisation, sigma_data=sigma_data)
+    if isinstance(weighting, EDMWeighting):
+        weighting = replace(weighting, sigma_data=sigma_data)
+    return replace(config, parameterisation=parameterisation, objective=replace(config.objective, weighting=weighting))
+

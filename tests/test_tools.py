@@ -113,6 +113,14 @@ def test_a_mutant_is_one_change_that_compiles(tool, tmp_path):
         assert changed.count(b"\n") == source.count(b"\n")
 
 
+def test_equal_changes_of_one_function_have_names_of_their_own(tool, tmp_path):
+    """A change that is listed as equivalent at one place must not excuse the same change at another."""
+    (tmp_path / "kernel.py").write_text("def kernel(x):\n    return x + 2 * (x + 2)\n", encoding="utf-8")
+    names = [str(mutant) for mutant in tool("mutants").mutants_of(Path("kernel.py"), tmp_path)]
+    assert len(set(names)) == len(names)
+    assert "kernel.py::kernel: 2 => (-2) #2" in names
+
+
 @pytest.fixture
 def tiny_project(tmp_path: Path) -> Path:
     """A project of one formula whose test checks one of two branches, and one mutant that is listed as equivalent."""

@@ -6,8 +6,9 @@ A mutant replaces one span of bytes of a source file, so everything around it, l
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
@@ -43,7 +44,11 @@ SKIPPED = (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: bytes `begin` to `end` of the file `path`, in the function `scope`, become `new`."""
+    """One change: bytes `begin` to `end` of the file `path`, in the function `scope`, become `new`.
+
+    Its name holds no line number, so that it stays valid while the file changes elsewhere; where the same change is
+    possible at several places of a function, they are numbered from the top by `nth`.
+    """
 
     path: Path
     line: int
@@ -52,9 +57,11 @@ class Mutant:
     end: int
     old: str
     new: str
+    nth: int = 1
 
     def __str__(self) -> str:
-        return f"{self.path}::{self.scope}: {self.old} => {self.new}"
+        number = f" #{self.nth}" if self.nth > 1 else ""
+        return f"{self.path}::{self.scope}: {self.old} => {self.new}{number}"
 
     def applied(self, source: bytes) -> bytes:
         """The source with the change made."""
@@ -72,7 +79,17 @@ def mutants_of(path: Path, root: Path) -> list[Mutant]:
         begin, end = lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset
         old = " ".join(source[begin:end].decode().split())
         found += [Mutant(path, node.lineno, scope, begin, end, old, new) for new in _changes(node, names)]
-    return sorted(found, key=lambda mutant: (mutant.begin, mutant.end, mutant.new))
+    return _numbered(sorted(found, key=lambda mutant: (mutant.begin, mutant.end, mutant.new)))
+
+
+def _numbered(mutants: list[Mutant]) -> list[Mutant]:
+    """The mutants, those of equal name told apart by a number."""
+    met = Counter[str]()
+    numbered = []
+    for mutant in mutants:
+        met[str(mutant)] += 1
+        numbered.append(replace(mutant, nth=met[str(mutant)]))
+    return numbered
 
 
 def _formula_nodes(tree: ast.Module) -> Iterator[tuple[ast.expr, str, frozenset[str]]]:

@@ -133,10 +133,10 @@ def _try_all(mutants: list[Mutant], table: dict, options: argparse.Namespace) ->
     """Try the mutants on all workers until done or out of time; the survivors, and how many were tried."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies = [_copy_project(Path(folder) / str(k)) for k in range(options.workers)]
-        limits = _time_limits(mutants, table, copies[0])
+        limit = _time_limit(mutants, table, copies[0])
         deadline = time.monotonic() + 60 * options.minutes
         survivors, tried = [], 0
-        for trial, noticed in _trials(mutants, table, limits, copies, deadline):
+        for trial, noticed in _trials(mutants, table, limit, copies, deadline):
             tried += 1
             assert trial.mutant is not None
             if not noticed:
@@ -155,30 +155,26 @@ def _copy_project(target: Path) -> Path:
     return target
 
 
-def _time_limits(mutants: list[Mutant], table: dict, copy: Path) -> dict[Path, float]:
-    """Seconds that the tests of each file may take, from a run without a mutant, which must pass."""
-    limits = {}
-    for path in dict.fromkeys(mutant.path for mutant in mutants):
-        trial = Trial(None, copy, _tests_of(path, table), limit=600)
-        trial.start()
-        _, status = os.waitpid(trial.pid, 0)
-        seconds = time.monotonic() - trial.started
-        if status != 0:
-            sys.exit(f"the tests of {path} do not pass as it stands: pytest -m 'not slow' {' '.join(trial.tests)}")
-        print(f"{path}: {' '.join(trial.tests)}: {seconds:.1f} s", flush=True)
-        limits[path] = 10 + 4 * seconds
-    return limits
+def _time_limit(mutants: list[Mutant], table: dict, copy: Path) -> float:
+    """Seconds that a trial may take, from a run of all tests without a mutant, which must pass."""
+    tests = sorted({test for mutant in mutants for test in _tests_of(mutant.path, table)})
+    trial = Trial(None, copy, tests, limit=600)
+    trial.start()
+    _, status = os.waitpid(trial.pid, 0)
+    if status != 0:
+        sys.exit(f"tests do not pass even without a mutant: pytest {' '.join(tests)}")
+    return 10 + 2 * (time.monotonic() - trial.started)
 
 
 def _trials(
-    mutants: list[Mutant], table: dict, limits: dict[Path, float], copies: list[Path], deadline: float
+    mutants: list[Mutant], table: dict, limit: float, copies: list[Path], deadline: float
 ) -> Iterator[tuple[Trial, bool]]:
     """Run one trial a copy at a time; yield each that ends, and whether a test noticed the mutant."""
     waiting, free, running = list(mutants), list(copies), dict[int, Trial]()
     while running or (waiting and time.monotonic() < deadline):
         while waiting and free and time.monotonic() < deadline:
             mutant = waiting.pop(0)
-            trial = Trial(mutant, free.pop(), _tests_of(mutant.path, table), limits[mutant.path])
+            trial = Trial(mutant, free.pop(), _tests_of(mutant.path, table), limit)
             source = (ROOT / mutant.path).read_bytes()
             (trial.copy / mutant.path).write_bytes(mutant.applied(source))
             trial.start()
@@ -192,9 +188,7 @@ def _trials(
 
 def _report(survivors: list[Mutant], tried: int, wanted: int, least: float) -> int:
     noticed = 100 * (tried - len(survivors)) / max(tried, 1)
-    print(
-        f"{tried} of {wanted} mutants tried, {len(survivors)} survived, {noticed:.1f} % noticed (want {least:g})"
-    )
+    print(f"{tried} of {wanted} mutants tried, {len(survivors)} survived, {noticed:.1f} % noticed (want {least:g})")
     if noticed >= least:
         return 0
     print("write a test that notices the survivors, or list those that change nothing, and why, in tools/mutate.toml")

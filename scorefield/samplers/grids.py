@@ -35,7 +35,8 @@ class Grid(ABC):
         start = path.t_max if start is None else start
         self._check(path, steps, start, end)
         times = self._place(path, steps, start, end)
-        if any(later >= earlier for earlier, later in pairwise(times)):
+        above = times[0] > max(start, path.snap(start)) * (1.0 + 1e-9)  # a chain's steps, pushed apart, may not fit below the start
+        if above or any(later >= earlier for earlier, later in pairwise(times)):
             raise UsageError(f"{self} cannot place {steps} distinct steps between t={start:g} and t={end:g} of this path; use fewer steps or another grid")
         return times
 
@@ -79,11 +80,13 @@ class Linear(Grid):
 @final
 @dataclass(frozen=True)
 class Quadratic(Grid):
-    """Uniform in √t: DDIM's quadratic sub-sequence."""
+    """τ_k = low + c k²: DDIM's quadratic sub-sequence, up to the start itself where the authors' code stops at 0.8 T."""
 
     def _place(self, path: Path, steps: int, start: float, end: float) -> tuple[float, ...]:
         count, low, tail = _questions(path, steps, end)
-        return (*_distinct([path.snap(t) for t in _spread(low, start, count, curve=2.0)], path), *tail)
+        inner = [low + (start - low) * (1.0 - k / (count - 1)) ** 2 for k in range(1, count - 1)]
+        times = [start, *inner, low] if count > 1 else [start]
+        return (*_distinct([path.snap(t) for t in times], path), *tail)
 
 
 @final

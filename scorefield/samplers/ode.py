@@ -70,13 +70,16 @@ class Heun(Sampler):
 def _heun_row(path: Path, t: float, s: float) -> _HeunRow:
     """ε̂ = (x − α D)/σ put into Euler's and Heun's formulas, multiplied out into coefficients of x_t, D, x' and D'.
 
-    At α_t = 0 the variable x/α does not exist; the one step that starts there stays Euler's, whose coefficients do.
+    At α = 0 the variable x/α does not exist; a step that starts or ends there takes the trapezoidal rule in x/σ, whose flow
+    is d(x/σ) = D d(α/σ).
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = marginal(path, t), marginal(path, s)
     a = sigma_s / sigma_t
     b = alpha_s - a * alpha_t
-    if sigma_s == 0.0 or alpha_t < 1e-12:
+    if sigma_s == 0.0:
         return _HeunRow(a, b, None)
+    if min(alpha_t, alpha_s) < 1e-12:
+        return _HeunRow(a, b, (a, 0.5 * b, 0.0, 0.5 * b))
     half = 0.5 * alpha_s * (sigma_s / alpha_s - sigma_t / alpha_t)
     p, q = alpha_s / alpha_t + half / sigma_t, -half * alpha_t / sigma_t
     return _HeunRow(a, b, (p, q, half / sigma_s, -half * alpha_s / sigma_s))

@@ -11,12 +11,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from scorefield.data.dataset import ArrayExamples, Dataset, Examples, Options, Skipped
-from scorefield.data.images import CHANNELS, FORMATS, Header, ImageError, Kind, decode, read_header, strict_pillow
+from scorefield.data.images import (
+    CHANNELS,
+    FORMATS,
+    Header,
+    ImageError,
+    Kind,
+    Stream,
+    decode,
+    read_header,
+    strict_pillow,
+)
 from scorefield.errors import UsageError
 
 MEMORY_BUDGET = 2 << 30
@@ -33,7 +43,7 @@ class Item:
     """One encoded image: a printable name, and how to open its bytes."""
 
     name: str
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Stream]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +141,7 @@ def _decoded(item: Item, kind: Kind, size: tuple[int, int]) -> np.ndarray | Imag
     return _attempt(item, lambda file: decode(file, kind, size))
 
 
-def _attempt(item: Item, action: Callable[[IO[bytes]], Result]) -> Result | ImageError:
+def _attempt(item: Item, action: Callable[[Stream], Result]) -> Result | ImageError:
     """Open an item and do something with it; a failure is a value, so that it can cross threads and be counted."""
     try:
         with item.open() as file:

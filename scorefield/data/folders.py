@@ -12,13 +12,12 @@ import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from scorefield.data.dataset import Dataset, Options, Skipped
 from scorefield.data.encoded import Item, decode_all
-from scorefield.data.images import SUFFIXES
+from scorefield.data.images import SUFFIXES, Stream
 from scorefield.errors import UsageError
 
 _SPLITS = frozenset({"train", "test", "val", "valid", "validation", "training", "testing"})
@@ -98,7 +97,7 @@ def printable(path: Path | str) -> str:
 class _Opener:
     path: Path
 
-    def __call__(self) -> IO[bytes]:
+    def __call__(self) -> Stream:
         return self.path.open("rb")
 
 

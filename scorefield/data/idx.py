@@ -10,8 +10,9 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -93,13 +94,13 @@ def images_among(paths: Sequence[Path]) -> Path | None:
     raise UsageError(f"{found[0].parent}: holds several IDX files ({names}); name the one to use")
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedReader | gzip.GzipFile:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path, "rb")) if compressed else path.open("rb")
+    return gzip.GzipFile(path, "rb") if compressed else path.open("rb")
 
 
-def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_header(file: BufferedReader | gzip.GzipFile, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     start = file.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES:
         raise UsageError(

@@ -15,7 +15,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal
+from io import BufferedReader, BytesIO
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -24,6 +25,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256_000_000
+
+Stream = BufferedReader | BytesIO
+"""What an image is read from: an open file, or bytes in memory."""
 
 Kind = Literal["grey", "grey16", "colour"]
 CHANNELS: dict[Kind, int] = {"grey": 1, "grey16": 1, "colour": 3}
@@ -61,7 +65,7 @@ def strict_pillow() -> Iterator[None]:
         yield
 
 
-def read_header(file: IO[bytes]) -> Header:
+def read_header(file: Stream) -> Header:
     """Read what an image says of itself.
 
     Raises:
@@ -75,7 +79,7 @@ def read_header(file: IO[bytes]) -> Header:
         return Header(height, width, _kind(image), animated)
 
 
-def decode(file: IO[bytes], kind: Kind, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode(file: Stream, kind: Kind, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode an image to pixels (C, H, W): uint16 for "grey16", uint8 else; resized and cropped where a size is given.
 
     Raises:
@@ -91,7 +95,7 @@ def decode(file: IO[bytes], kind: Kind, size: tuple[int, int] | None = None) -> 
 
 
 @contextmanager
-def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+def _opened(file: Stream) -> Iterator[Image.Image]:
     """Open an image and check what its header says; every way in which Pillow can fail on it becomes a ImageError."""
     try:
         with Image.open(file, formats=FORMATS) as image:

@@ -84,10 +84,10 @@ def _spread(count: int, wanted: int) -> np.ndarray:
 def _model_space(batch: np.ndarray, representation: Representation, dtype: type = np.float32) -> np.ndarray:
     """z = (x − shift)/scale without torch, so that a data report needs none."""
     along = (-1, *(1,) * (len(representation.shape) - 1))
-    precise = np.float64 if batch.dtype.itemsize > 4 else np.float32
-    shift = np.array(representation.shift, precise).reshape(along)
-    z: np.ndarray = batch.astype(precise) - shift
-    z /= np.array(representation.scale, precise).reshape(along)
+    shift, scale = (np.array(values).reshape(along) for values in (representation.shift, representation.scale))
+    z = batch.astype(np.float64)
+    z -= shift
+    z /= scale
     return z.astype(dtype)
 
 

@@ -10,14 +10,13 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from scorefield.data.dataset import Dataset, Options, Skipped, array_digest, class_labels
 from scorefield.data.encoded import Item, decode_all
 from scorefield.data.folders import printable
-from scorefield.data.images import MAX_BYTES, SUFFIXES
+from scorefield.data.images import MAX_BYTES, SUFFIXES, Stream
 from scorefield.errors import UsageError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -33,7 +32,7 @@ class _Member:
     offset: int
     size: int
 
-    def __call__(self) -> IO[bytes]:
+    def __call__(self) -> Stream:
         with self.shard.open("rb") as file:
             file.seek(self.offset)
             return io.BytesIO(file.read(self.size))
@@ -45,7 +44,7 @@ def is_pattern(data: str) -> bool:
 
 
 def open_shards(data: str, options: Options) -> Dataset:
-    """Open shards such as `shards-{000..127}.tar`: an example is an image (`.png`, `.jpg`, …) and, if any, a class (`.cls`).
+    """Open shards such as `shards-{000..127}.tar`: an example is an image and, if any, a class (`.cls`).
 
     Raises:
         UsageError: No such shards, damaged or compressed ones, no images, or classes for some examples only.
@@ -134,7 +133,7 @@ def _labels(classes: list[bytes | None], data: str) -> tuple[np.ndarray | None, 
         return None, ()
     if len(known) < len(classes):
         raise UsageError(
-            f"{data}: {len(classes) - len(known)} of {len(classes)} examples have no class (.cls); give one to all, or to none"
+            f"{data}: {len(classes) - len(known)} of {len(classes)} examples have no class (.cls); give all or none one"
         )
     texts = [cls.decode("utf-8", "replace") for cls in known]
     whole = all(text.lstrip("-").isdigit() for text in texts)

@@ -6,13 +6,14 @@ import hashlib
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from scorefield.data.arrays import array_dataset, check_memory
 from scorefield.data.dataset import Dataset, Options, class_labels
 from scorefield.data.encoded import Item, decode_all
+from scorefield.data.images import Stream
 from scorefield.errors import MissingExtraError, UsageError
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "y", "fine_label")
@@ -22,7 +23,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "classes", "y", "fine_label")
 class _Bytes:
     content: bytes
 
-    def __call__(self) -> IO[bytes]:
+    def __call__(self) -> Stream:
         return io.BytesIO(self.content)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,11 @@ def convolution(rank: int, inputs: int, outputs: int, size: int = 3) -> nn.Modul
     layer = _CONVOLUTIONS[rank](inputs, outputs, size, padding=size // 2)
     layer.weight.data = channels_last(layer.weight.data)
     return layer
+
+
+def is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv1d | nn.Conv2d | nn.Conv3d]:
+    """Whether `layer` is a convolution of any rank."""
+    return isinstance(layer, tuple(_CONVOLUTIONS.values()))
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
@@ -61,7 +67,9 @@ def unfold(x: Float[Tensor, "b k *e"], cell: int, sides: torch.Size) -> Float[Te
     x = x.unflatten(1, (-1, *[cell] * rank))
     x = x.permute(0, 1, *(n for i in range(rank) for n in (2 + rank + i, 2 + i)))
     x = x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * cell for i in range(rank)))
-    return x[(..., *(slice(side) for side in sides))]
+    for axis, side in enumerate(sides, start=2):
+        x = x.narrow(axis, 0, side)
+    return x
 
 
 def halve(x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *e"]:
@@ -92,11 +100,12 @@ class Attention(nn.Module):
 
 
 def _attend(heads: Float[Tensor, "b 3 h n k"]) -> Float[Tensor, "b h n k"]:
-    if heads.device.type == "cpu" and heads.dtype == torch.bfloat16:
-        # The fused kernel's backward pass in bfloat16 takes five times as long as in float32 on a CPU
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(*heads.float().unbind(1)).to(heads.dtype)
-    return F.scaled_dot_product_attention(*heads.unbind(1))
+    if heads.device.type != "cpu" or heads.dtype != torch.bfloat16:
+        query, key, value = heads.unbind(1)
+        return F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", enabled=False):  # the backward pass is five times as fast in float32 there
+        query, key, value = heads.float().unbind(1)
+        return F.scaled_dot_product_attention(query, key, value).to(heads.dtype)
 
 
 class Embedding(nn.Module):
@@ -105,7 +114,10 @@ class Embedding(nn.Module):
     Args:
         width: features of the vector; even.
         classes: number of classes; the label `classes` stands for "no label".
+
     """
+
+    frequencies: Tensor
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -118,8 +130,7 @@ class Embedding(nn.Module):
 
     def forward(self, noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None) -> Float[Tensor, "b e"]:
         """The vectors of a batch; `labels` None means no label."""
-        dtype = self.perceptron[0].weight.dtype
-        angles = noise_label.to(dtype)[:, None] * self.frequencies.to(dtype)
+        angles = noise_label.to(self.frequencies.dtype)[:, None] * self.frequencies
         vector = self.perceptron(torch.cat([angles.cos(), angles.sin()], dim=1))
         if self.by_class is not None:
             labels = torch.full_like(noise_label, self.classes, dtype=torch.long) if labels is None else labels

@@ -39,6 +39,7 @@ class MLP(nn.Module):
         inputs: features of a point.
         outputs: features of the result.
         classes: number of classes, 0 for none.
+
     """
 
     def __init__(self, spec: MLPSpec, inputs: int, outputs: int, classes: int) -> None:
@@ -47,6 +48,10 @@ class MLP(nn.Module):
         self.stem = nn.Linear(inputs, spec.width)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.head = zeroed(nn.Linear(spec.width, outputs))
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """The weights that map features to features: what an optimiser that orthogonalises its updates is for."""
+        return [layer.weight for block in self.blocks for layer in block.children() if isinstance(layer, nn.Linear)]
 
     def forward(
         self, x: Float[Tensor, "b d"], noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None

@@ -2,8 +2,8 @@
 
 A spec says how wide and deep a network is; `build` gives it the shape of one sample and the number of classes. Every
 network is called as `network(x, noise_label, labels=None)`: `x` of shape (b, *shape), `noise_label` (b,) a number of
-order one that says how noisy each sample is, `labels` (b,) integers whose value `classes` means "no label". It returns a
-tensor of the shape of `x`, or with `out_channels` channels, and starts as the zero function.
+order one that says how noisy each sample is, `labels` (b,) integers whose value `classes` means "no label". It returns
+a tensor of the shape of `x`, or with `out_channels` channels, and starts as the zero function.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class UNetSpec:
 
     Raises:
         UsageError: a value is impossible.
+
     """
 
     kind: ClassVar[str] = "unet"
@@ -106,6 +107,7 @@ class UNetSpec:
 
         Raises:
             UsageError: the shape is not one of a series, an image or a volume.
+
         """
         fits = 2 <= len(shape) <= 4
         _require(fits, f"a U-Net takes samples (C, L), (C, H, W) or (C, D, H, W), got {shape}; use an MLP")
@@ -128,6 +130,7 @@ class MLPSpec:
 
     Raises:
         UsageError: a value is impossible.
+
     """
 
     kind: ClassVar[str] = "mlp"
@@ -152,6 +155,7 @@ class MLPSpec:
 
         Raises:
             UsageError: samples have more than one dimension.
+
         """
         _require(len(shape) == 1 and shape[0] >= 1, f"an MLP takes samples (D,), got {shape}; use a U-Net")
         _check_target(out_channels, classes)
@@ -171,6 +175,7 @@ def default_network(shape: tuple[int, ...]) -> UNetSpec | MLPSpec:
 
     >>> default_network((1, 28, 28)).kind
     'unet'
+
     """
     _require(1 <= len(shape) <= 4, f"samples are (D,), (C, L), (C, H, W) or (C, D, H, W), got {shape}")
     if len(shape) == 1:

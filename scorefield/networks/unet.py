@@ -20,6 +20,7 @@ from scorefield.networks.layers import (
     fold,
     group_norm,
     halve,
+    is_convolution,
     unfold,
     zeroed,
 )
@@ -60,6 +61,7 @@ class UNet(nn.Module):
         shape: shape (C, *d) of one sample; C and the number of sides bind, the sides may differ from call to call.
         out_channels: channels of the result.
         classes: number of classes, 0 for none.
+
     """
 
     def __init__(self, spec: UNetSpec, shape: tuple[int, ...], out_channels: int, classes: int) -> None:
@@ -73,6 +75,11 @@ class UNet(nn.Module):
         self.norm = group_norm(spec.widths[0])
         self.head = zeroed(convolution(rank, spec.widths[0], out_channels * self.cell**rank))
 
+    def hidden_matrices(self) -> list[Tensor]:
+        """The kernels that map features to features: what an optimiser that orthogonalises its updates is for."""
+        convolutions = [layer for part in (self.down, self.up) for layer in part.modules() if is_convolution(layer)]
+        return [layer.weight for layer in convolutions]
+
     def forward(
         self, x: Float[Tensor, "b c *d"], noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b k *d"]:
@@ -82,18 +89,19 @@ class UNet(nn.Module):
             x: samples (b, C, *d).
             noise_label: how noisy each is (b,), of order one.
             labels: their classes (b,); None, or the number of classes, means no label.
+
         """
         embedding = self.embedding(noise_label, labels)
         hidden = self.stem(channels_last(fold(x, self.cell)))
         skips = []
         for i, level in enumerate(self.down):
             hidden = halve(hidden) if i else hidden
-            for block in level:
+            for block in level.children():
                 hidden = block(hidden, embedding)
                 skips.append(hidden)
         for level in self.up:
             hidden = enlarge(hidden, skips[-1].shape[2:])
-            for block in level:
+            for block in level.children():
                 hidden = block(torch.cat([hidden, skips.pop()], dim=1), embedding)
         return unfold(self.head(F.silu(self.norm(hidden))), self.cell, x.shape[2:])
 

@@ -28,7 +28,7 @@ def perturbed(network: nn.Module) -> nn.Module:
     """The network with its zeroed layers moved, so that everything it is given can matter."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return network
 
 
@@ -96,7 +96,7 @@ def test_attention_sees_the_whole_sample() -> None:
         x = torch.randn(1, 1, 64, dtype=torch.float64, requires_grad=True)
         for module in network.modules():  # statistics of a normalisation see the whole sample too: take them out
             if isinstance(module, nn.GroupNorm):
-                module.forward = lambda value: value  # type: ignore[method-assign]
+                module.forward = lambda value: value  # type: ignore[method-assign, assignment]
         network(x, torch.zeros(1, dtype=torch.float64))[0, 0, 0].backward()
         assert x.grad is not None
         reach[attention] = x.grad[0, 0, -1].abs().item()

@@ -179,9 +179,9 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     """
     plain, tensors = read_model(folder, check=_check_weights)
     config = ModelConfig.from_plain(plain)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         network = config.network.build(config.shape, None, config.classes)
-    network.load_state_dict(tensors, assign=True)
+    network.load_state_dict(tensors)
     return Model(config, network.to(device).eval())
 
 

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+Number = int | float
+
 COLOURS = ("#3d85c6", "#e07b1f", "#8e6bbf", "#3f9e7d")
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
 POINTS = 800
+LARGEST = 1e140  # beyond it, and below its inverse on a logarithmic axis, nothing is drawn
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Series:
     """One curve: a name and its points; points that are not finite leave a gap. A faint one stays in the background."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[Number]
+    y: Sequence[Number]
     faint: bool = False
 
 
@@ -31,13 +34,13 @@ class Series:
 class Axis:
     """Data from `low` to `high` laid on the picture from `start` to `end`, linearly or by logarithm."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     log: bool = False
 
-    def place(self, value: float) -> float:
+    def place(self, value: Number) -> float:
         """Where a value lies in the picture."""
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
@@ -73,9 +76,9 @@ def line_chart(
     return _svg(title, parts)
 
 
-def bar_chart(names: Sequence[str], values: Sequence[float | None], *, title: str, x_label: str, y_label: str) -> str:
+def bar_chart(names: Sequence[str], values: Sequence[Number | None], *, title: str, x_label: str, y_label: str) -> str:
     """One bar for each name, from zero, as an SVG element; None leaves its place empty."""
-    shown = [value for value in values if value is not None and math.isfinite(value)]
+    shown = [value for value in values if value is not None and _shows(value, log=False)]
     if not shown:
         return _empty(title)
     y_axis = _axis([0.0, *shown], HEIGHT - BOTTOM, TOP, log=False, margin=0.05)
@@ -84,18 +87,18 @@ def bar_chart(names: Sequence[str], values: Sequence[float | None], *, title: st
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         middle = LEFT + (i + 0.5) * step
         parts.append(_text(name, middle, HEIGHT - BOTTOM + 17, anchor="middle"))
-        if value is not None and math.isfinite(value):
+        if value is not None and _shows(value, log=False):
             parts.append(_bar(name, value, middle, step * 0.7, y_axis))
     return _svg(title, parts)
 
 
-def _bar(name: str, value: float, middle: float, width: float, axis: Axis) -> str:
+def _bar(name: str, value: Number, middle: float, width: float, axis: Axis) -> str:
     top, foot = sorted((axis.place(value), axis.place(0.0)))
     box = f'x="{middle - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{foot - top:.1f}"'
     return f'<rect {box} rx="2" fill="{COLOURS[0]}"><title>{escape(name)}: {number(value)}</title></rect>'
 
 
-def number(value: float) -> str:
+def number(value: Number) -> str:
     """A number as short as a tick needs it: 0.05, 12, 3k, 1e-05."""
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.0e}"
@@ -107,20 +110,22 @@ def number(value: float) -> str:
 # ------------------------------------------------------------------------------------------------ axes and ticks
 
 
-def _axis(values: Sequence[float], start: float, end: float, log: bool, margin: float) -> Axis:
+def _axis(values: Sequence[Number], start: Number, end: Number, log: bool, margin: float) -> Axis:
     low, high = min(values), max(values)
     if log:
         factor = max(high / low, 1.01) ** margin
         return Axis(low / factor, max(high, low * 1.01) * factor, start, end, log=True)
-    # A constant still needs an axis of some length.
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-12 * size, 1 / LARGEST):
+        # A constant still needs an axis of some length.
+        room = 0.1 * size if size > 1 / LARGEST else 1.0
+        return Axis(low - room, high + room, start, end)
     room = (high - low) * margin
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        room = abs(high) * 0.1 or 1.0
     # Data that stay on one side of zero get no ticks beyond it.
     return Axis(low if low == 0 else low - room, high if high == 0 else high + room, start, end)
 
 
-def _round_steps(low: float, high: float) -> list[float]:
+def _round_steps(low: Number, high: Number) -> list[float]:
     rough = (high - low) / 5
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
@@ -128,7 +133,7 @@ def _round_steps(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
+def _decades(low: Number, high: Number) -> list[float]:
     decades = math.log10(high / low)
     factors: Iterable[float] = (1, 2, 5) if decades < 3 else (1,)
     every = max(1, math.ceil(decades / 8))
@@ -142,7 +147,7 @@ def _decades(low: float, high: float) -> list[float]:
 # ---------------------------------------------------------------------------------------------------- SVG pieces
 
 
-def _drawable(curve: Series, log_x: bool, log_y: bool) -> list[tuple[float, float] | None]:
+def _drawable(curve: Series, log_x: bool, log_y: bool) -> list[tuple[Number, Number] | None]:
     """The points of a curve, thinned to what a screen can show; None where the line must break."""
     stride = max(1, math.ceil(len(curve.x) / POINTS))
     pairs = list(zip(curve.x, curve.y, strict=True))
@@ -150,11 +155,11 @@ def _drawable(curve: Series, log_x: bool, log_y: bool) -> list[tuple[float, floa
     return [(x, y) if _shows(x, log_x) and _shows(y, log_y) else None for x, y in kept]
 
 
-def _shows(value: float, log: bool) -> bool:
-    return math.isfinite(value) and (value > 0 or not log)
+def _shows(value: Number, log: bool) -> bool:
+    return abs(value) < LARGEST and (value > 1 / LARGEST or not log)
 
 
-def _path(curve: Iterable[tuple[float, float] | None], x_axis: Axis, y_axis: Axis) -> str:
+def _path(curve: Iterable[tuple[Number, Number] | None], x_axis: Axis, y_axis: Axis) -> str:
     commands, pen = [], "M"
     for point in curve:
         if point is None:
@@ -195,7 +200,7 @@ def _legend(names: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _text(words: str, x: float, y: float, anchor: str) -> str:
+def _text(words: str, x: Number, y: Number, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 

@@ -18,19 +18,23 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from scorefield.errors import RefusedFileError, UsageError
 from scorefield.shapes import Float, Int
+from scorefield.storage import write_bytes
 
 WIDTH = 128
 EPOCHS, LEAST_STEPS = 4, 1500
+NORMALISING_BATCHES = 50
 BATCH = 128
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -153,10 +157,11 @@ def fit_features(
     if kept is not None:
         return kept
     classifier = _start(x, classes=int(labels.max()) + 1 if labels is not None else 1, seed=seed)
-    _train(classifier, x, labels, epochs, seed) if labels is not None else _normalise(classifier, x)
+    if labels is not None:
+        _train(classifier, x, labels, epochs, seed)
+    _normalise(classifier, x)
     if cache is not None:
-        from scorefield.storage import write_bytes
-
+        cache.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(cache, pack(classifier, identity))
     return classifier
 
@@ -201,12 +206,16 @@ def _train(classifier: Classifier, x: Tensor, labels: Tensor, epochs: int, seed:
 
 @torch.no_grad()
 def _normalise(classifier: Classifier, x: Tensor) -> None:
-    """Show the data once to a random network's normalisations: every layer's outputs get mean 0 and variance 1."""
-    norms = [module for module in classifier.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # the plain average over all batches
+    """Give the normalisations the data's own moments, the plain average over some thousand examples.
+
+    A random network's layers then all work in their range; a trained one's moments are no longer those of past weights.
+    """
+    for module in classifier.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the plain average
     classifier.train()
-    for rows in _batches(len(x), min(BATCH, len(x)), epochs=1, seed=0):
+    for rows in islice(_batches(len(x), min(BATCH, len(x)), epochs=1, seed=0), NORMALISING_BATCHES):
         classifier.embed(x[rows])
     classifier.eval()
 
@@ -225,7 +234,7 @@ def pack(classifier: Classifier, identity: str = "") -> bytes:
     """The classifier as a safetensors file; `identity` says what it was fitted on."""
     about = {"shape": list(classifier.shape), "classes": classifier.classes, "width": classifier.width}
     tensors = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    return safetensors.torch.save(tensors, {"classifier": json.dumps(about), "identity": identity})
+    return tensors_to_bytes(tensors, {"classifier": json.dumps(about), "identity": identity})
 
 
 def unpack(data: bytes) -> Classifier:
@@ -237,7 +246,7 @@ def unpack(data: bytes) -> Classifier:
     try:
         about = json.loads(_metadata(data)["classifier"])
         classifier = Classifier(tuple(about["shape"]), about["classes"], about["width"])
-        classifier.load_state_dict(safetensors.torch.load(data))
+        classifier.load_state_dict(tensors_from_bytes(data))
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RefusedFileError(f"not a file of features: {error}; delete it, and it is made again") from error
     return classifier.eval()

@@ -49,6 +49,20 @@ def png(samples: Tensor, *, columns: int | None = None, value_range: Range | Non
     return buffer.getvalue()
 
 
+def lossless_png(image: np.ndarray) -> bytes:
+    """One 8-bit image (H, W) or (H, W, C), or 16-bit image (H, W), as a PNG file with exactly its pixels.
+
+    Raises:
+        UsageError: pixels that PNG files of Pillow cannot hold.
+    """
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if channels not in (1, 3, 4) or (image.dtype != np.uint8 and channels > 1):
+        raise UsageError(f"no lossless PNG for {image.dtype} images of {channels} channels; write them as .npz")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def gif(
     frames: Sequence[Tensor],
     *,

@@ -1,0 +1,71 @@
+"""What the commands share: their arguments in common, speaking, and writing results."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scorefield.errors import UsageError
+
+if TYPE_CHECKING:
+    from scorefield.model import Model
+
+
+@dataclass(frozen=True)
+class Command(ABC):
+    """A command with its arguments."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Do it; return the exit code."""
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    with suppress(OSError):
+        print(text if text.startswith("scorefield") else f"scorefield: {text}", file=sys.stderr, flush=True)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """The one JSON object that ends standard output."""
+    print(json.dumps(result), flush=True)
+
+
+def set_threads(count: int | None) -> None:
+    """Use so many processor threads; PyTorch's own choice where None.
+
+    Raises:
+        UsageError: not a number of threads.
+    """
+    if count is None:
+        return
+    if not 1 <= count <= 4096:
+        raise UsageError(f"--threads must be between 1 and 4096, got {count}")
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def load_model(run: str, device: str | None) -> Model:
+    """The model of a run, on a device that is there. Raises what `load` and `choose_device` raise."""
+    if not os.path.isdir(run):
+        raise UsageError(f"no run folder at '{run}'; give the folder that `scorefield train … --out` wrote")
+    from scorefield.model import load
+    from scorefield.training.processes import choose_device
+
+    return load(run, device=choose_device(device))
+
+
+def require_parent(out: str) -> None:
+    """Refuse an output whose folder is missing, before hours are spent on it. Raises UsageError."""
+    parent = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(parent):
+        raise UsageError(f"--out {out}: there is no folder '{parent}'; make it first")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out}: the folder '{parent}' cannot be written to")

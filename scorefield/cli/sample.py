@@ -1,0 +1,198 @@
+"""`scorefield sample`."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
+from scorefield.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scorefield.model import Model
+    from scorefield.samplers import Sampler
+
+_FILM_FRAMES = 40
+
+
+@dataclass(frozen=True)
+class SampleCommand(Command):
+    """Draw samples from a trained model into a grid (.png), an array (.npz), a film (.gif) or a folder of images."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run's or model's folder."""
+
+    out: str
+    """X.png, X.npz, X.gif, or a folder."""
+
+    count: Annotated[int, tyro.conf.arg(name="n", aliases=("-n",))] = 64
+    """How many."""
+
+    sampler: str | None = None
+    """ancestral, ddim or heun; the model's own without it."""
+
+    steps: int | None = None
+    """Steps from noise to data."""
+
+    eta: float | None = None
+    """DDIM's noise: 0 is deterministic, 1 is DDPM."""
+
+    grid: str | None = None
+    """Where the steps are: native, linear, quadratic, trailing, leading, logsnr or karras."""
+
+    variance: str | None = None
+    """The ancestral sampler's: small or large."""
+
+    class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")] = None
+    """A class, by name or number; without it classes come as often as in the data."""
+
+    seed: int = 0
+    """Sample k of a seed is the same whatever -n and --batch are."""
+
+    first: int = 0
+    """The number of the first sample."""
+
+    batch: int = 256
+    """Samples at a time."""
+
+    threads: int | None = None
+    """Processor threads."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1; a GPU where there is one."""
+
+    json: bool = False
+    """End standard output with one JSON object."""
+
+    def run(self) -> int:
+        """Draw and write."""
+        self._check()
+        set_threads(self.threads)
+        model = load_model(self.model, self.device)
+        sampler = self.chosen(model.config.sampler)
+        if self.out.endswith(".gif"):
+            _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))
+            evaluations = sampler.evaluations()
+        else:
+            evaluations = self._draw(model, sampler)
+        say(f"drew {self.count} samples into {self.out}")
+        if self.json:
+            print_json({"out": self.out, "count": self.count, "seed": self.seed, "sampler": type(sampler).__name__.lower(), "steps": sampler.steps, "evaluations": evaluations})
+        return 0
+
+    def _check(self) -> None:
+        if self.count < 1 or self.batch < 1 or self.first < 0:
+            raise UsageError(f"sampling needs -n ≥ 1, --batch ≥ 1 and --first ≥ 0, got {self.count}, {self.batch}, {self.first}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
+        extension = os.path.splitext(self.out)[1].lower()
+        if extension not in ("", ".png", ".npz", ".gif"):
+            raise UsageError(f"--out {self.out}: cannot write '{extension}'; use .png (a grid), .npz (arrays), .gif (a film) or a folder")
+        if os.path.isdir(self.out) and extension:
+            raise UsageError(f"--out {self.out} is a folder; name a file in it")
+        require_parent(self.out)
+
+    def chosen(self, default: Sampler) -> Sampler:
+        """The sampler that the options describe, starting from the model's own. Raises UsageError."""
+        from scorefield.records import by_kind
+        from scorefield.samplers import GRIDS, SAMPLERS
+
+        kind = type(default) if self.sampler is None else by_kind(SAMPLERS, self.sampler, "sampler")
+        sampler: Any = default if isinstance(default, kind) else kind()
+        options = {"steps": self.steps, "eta": self.eta, "variance": self.variance, "grid": None if self.grid is None else by_kind(GRIDS, self.grid, "grid")()}
+        given = {name: value for name, value in options.items() if value is not None}
+        known = {field.name for field in fields(sampler)}
+        for name in given:
+            if name not in known:
+                raise UsageError(f"the sampler {kind.__name__.lower()} has no --{name}; it has {', '.join(f'--{option}' for option in sorted(known))}")
+        return replace(sampler, **given)  # type: ignore[no-any-return]
+
+    def _draw(self, model: Model, sampler: Sampler) -> int:
+        import numpy as np
+
+        parts, labels = [], []
+        batches = model.batches(self.count, sampler=sampler, seed=self.seed, classes=self.class_, first=self.first, batch=self.batch)
+        for samples, numbers in batches:
+            parts.append(samples)
+            labels.append(numbers)
+        classes = None if labels[0] is None else np.concatenate([part for part in labels if part is not None])
+        _write_samples(self.out, model, np.concatenate(parts), classes, self.seed, self.first)
+        return sampler.evaluations()
+
+
+def _write(out: str, data: bytes) -> None:
+    from scorefield.storage import write_bytes
+
+    write_bytes(out, data)
+
+
+def _write_samples(out: str, model: Model, samples: np.ndarray, classes: np.ndarray | None, seed: int, first: int) -> None:
+    if out.endswith(".png"):
+        from scorefield.fitting import picture_of
+
+        _write(out, picture_of(model, samples))
+    elif out.endswith(".npz"):
+        _write(out, _archive(samples, classes, seed))
+    else:
+        _write_folder(Path(out), model, samples, first)
+
+
+def _archive(samples: np.ndarray, classes: np.ndarray | None, seed: int) -> bytes:
+    """`samples` first, then `seeds` and, where there are classes, `classes`."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"samples": samples, "seeds": np.full(len(samples), seed, dtype=np.int64)}
+    if classes is not None:
+        arrays["classes"] = classes
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -> None:
+    """000000.png … with lossless pixels for 8-bit and grey 16-bit images; .npy files for all other data."""
+    from scorefield.evaluation.pictures import lossless_png
+
+    folder.mkdir(exist_ok=True)
+    is_image = model.config.representation.layout == "image" and (samples.dtype.name == "uint8" or (samples.dtype.name == "uint16" and samples.ndim == 3))
+    for number, sample in enumerate(samples, start=first):
+        data = lossless_png(sample) if is_image else _npy(sample)
+        _write(str(folder / f"{number:06d}.{'png' if is_image else 'npy'}"), data)
+
+
+def _npy(sample: np.ndarray) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, sample, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _film(model: Model, sampler: Sampler, count: int, seed: int, class_: str | None, first: int) -> bytes:
+    """A GIF of x_t/√(α² + σ²) on its way from noise to data, in at most forty frames."""
+    import torch
+
+    from scorefield.evaluation.pictures import gif
+    from scorefield.fitting import value_range
+
+    wanted = model._class_numbers(class_, count)
+    states = model.trajectory(count, sampler=sampler, seed=seed, labels=model.labels(seed, first, count, wanted), first=first)
+    path, frames = model.config.path, []
+    for state in states:
+        scale = 1.0 if state.t == 0.0 else (path.alpha(state.t) ** 2 + path.sigma(state.t) ** 2) ** 0.5
+        frames.append(model.config.representation.channels_first(model.config.representation.from_model(state.x / scale)))
+    return gif([torch.from_numpy(frame) for frame in _thinned(frames)], value_range=value_range(model))
+
+
+def _thinned(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """At most forty of the frames, evenly spread, the last among them."""
+    stride = max(1, -(-len(frames) // _FILM_FRAMES))
+    return list(reversed(frames[::-1][::stride]))

@@ -27,7 +27,8 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_no_file_can_run_what_it_reads(path):
     """One pickle, eval or shell anywhere would let a model file run code."""
-    forbidden = r"import pickle|pickle\.|torch\.load\(|allow_pickle=True|(?<!\.)\beval\(|\bexec\(|__import__|shell=True|yaml\.load\("
+    forbidden = r"import pickle|pickle\.|torch\.load\(|allow_pickle=True|yaml\.load\("
+    forbidden += r"|(?<!\.)\beval\(|\bexec\(|__import__|shell=True"
     lines = path.read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if re.search(forbidden, line)]
 
@@ -57,7 +58,8 @@ def _code_lines(tree: ast.Module | ast.FunctionDef) -> int:
 def test_annotations_are_postponed_everywhere():
     """Without this import a shape annotation is evaluated on a user's machine, where jaxtyping may be missing."""
     texts = {relative(path): path.read_text(encoding="utf-8") for path in MODULES}
-    assert not [name for name, text in texts.items() if "from __future__ import annotations" not in text]
+    annotated = {name: text for name, text in texts.items() if re.search(r"\bdef |\bclass ", text)}
+    assert not [name for name, text in annotated.items() if "from __future__ import annotations" not in text]
 
 
 def test_shapes_are_checked_under_test():

@@ -27,7 +27,7 @@ def _printed_by(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "110", "NO_COLOR": "1", "PYTHONPATH": str(ROOT), "TERM": "dumb"},
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "84", "NO_COLOR": "1", "PYTHONPATH": str(ROOT), "TERM": "dumb"},
     )
     if result.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {result.stderr}")

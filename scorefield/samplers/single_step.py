@@ -56,7 +56,7 @@ class _SingleStep(Sampler, ABC):
 @final
 @dataclass(frozen=True)
 class DDIM(_SingleStep):
-    """The generalised sampler of Song et al. 2021 (DDIM, eq. 12) between any two times of any path  (M23, M24, M26).
+    """The generalised sampler of Song et al. 2021 (DDIM, eq. 12) between any two times of any path  (M22–M24, M26).
 
     Deterministic for η = 0, where it is Euler's method in x̄ = x/α, s = σ/α and runs both ways: upwards it encodes data.
 

@@ -22,6 +22,10 @@ from scorefield.paths import EDM, Discrete, Path
 from scorefield.records import by_kind, field_types, from_plain, to_plain
 from scorefield.samplers import Ancestral, Heun, Sampler
 
+EDM_SIGMA_DATA = 0.5
+"""The σ_data that EDM's noise levels are meant for (Karras et al. 2022, table 1)."""
+
+
 def _require(holds: bool, name: str, wants: str, got: object) -> None:
     if not holds:
         raise UsageError(f"{name} must be {wants}, got {got}")
@@ -53,12 +57,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with warm-up and a decaying learning rate, or Muon for the matrices and AdamW for the rest.
+    """Muon for the hidden matrices and Adam for the rest, or AdamW for all; warm-up, then a decaying learning rate.
 
     Attributes:
-        kind: `adamw` or `muon`.
-        learning_rate: the peak; for `muon` that of the vectors, see `matrix_learning_rate`.
-        matrix_learning_rate: Muon's peak for matrices and convolutions.
+        kind: `muon` or `adamw`.
+        learning_rate: the peak.
         betas: Adam's decay rates of the moments.
         weight_decay: decoupled weight decay.
         warmup: steps of linear warm-up.
@@ -66,19 +69,17 @@ class OptimiserConfig:
         clip: the gradient's norm is held to this.
     """
 
-    kind: str = "adamw"
-    learning_rate: float = 1e-3
-    matrix_learning_rate: float = 0.02
+    kind: str = "muon"
+    learning_rate: float = 2e-3
     betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup: int = 100
+    weight_decay: float = 0.01
+    warmup: int = 50
     decay: str = "cosine"
-    clip: float = 1.0
+    clip: float = 10.0
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("adamw", "muon"), "optimiser.kind", "adamw or muon", self.kind)
+        _require(self.kind in ("muon", "adamw"), "optimiser.kind", "muon or adamw", self.kind)
         _require(0.0 < self.learning_rate <= 1e6, "optimiser.learning_rate", "a positive number", self.learning_rate)
-        _require(0.0 < self.matrix_learning_rate <= 1e6, "optimiser.matrix_learning_rate", "a positive number", self.matrix_learning_rate)
         _require(len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "optimiser.betas", "two numbers in [0, 1)", self.betas)
         _require(0.0 <= self.weight_decay <= 1.0, "optimiser.weight_decay", "between 0 and 1", self.weight_decay)
         _require(0 <= self.warmup <= 10**9, "optimiser.warmup", "a number of steps", self.warmup)
@@ -103,7 +104,7 @@ class AverageConfig:
     """
 
     profile: str = "power"
-    width: float = 0.1
+    width: float = 0.05
 
     def __post_init__(self) -> None:
         _require(self.profile in ("power", "constant"), "average.profile", "power or constant", self.profile)
@@ -119,7 +120,8 @@ class RunConfig:
         preset: the preset it started from.
         data: how the data are read.
         path, parameterisation, network, objective: the score model and how it is fitted; a network of None is chosen by shape.
-        measure: whether σ_data of the parameterisation and of the weighting are those of the data.
+        measure: whether noise levels are measured in the data's own: σ_data is then theirs, and the levels of the path EDM and
+            of the law LogNormal, which are meant for data of σ_data = 0.5, are scaled with it.
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
@@ -137,7 +139,7 @@ class RunConfig:
 
     preset: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
-    path: Path = field(default_factory=EDM)
+    path: Path = field(default_factory=lambda: EDM(sigma_max=40.0))
     parameterisation: Parameterisation = field(default_factory=Preconditioned)
     network: NetworkSpec | None = None
     objective: Denoising = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal()))
@@ -184,7 +186,7 @@ def _ddpm() -> RunConfig:
         objective=Denoising(),
         measure=False,
         centre=False,
-        optimiser=OptimiserConfig(learning_rate=2e-4, betas=(0.9, 0.999), warmup=5000, decay="constant"),
+        optimiser=OptimiserConfig("adamw", 2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=5000, decay="constant", clip=1.0),
         average=AverageConfig("constant", 6931.0),
         sampler=Ancestral(steps=1000, variance="large"),
         batch=128,
@@ -195,11 +197,12 @@ def _edm() -> RunConfig:
     """Karras et al. 2022: F-prediction with σ_d = 0.5, log-normal noise levels, Adam at 1e-3, Heun in 18 steps."""
     return RunConfig(
         preset="edm",
+        path=EDM(),
         objective=Denoising(EDMWeighting(0.5), LogNormal(stratified=False)),
         parameterisation=Preconditioned(sigma_data=0.5),
         measure=False,
         centre=False,
-        optimiser=OptimiserConfig(betas=(0.9, 0.999), warmup=10_000, decay="constant"),
+        optimiser=OptimiserConfig("adamw", 1e-3, betas=(0.9, 0.999), weight_decay=0.0, warmup=10_000, decay="constant"),
         average=AverageConfig("constant", 1000.0),
         batch=512,
     )
@@ -305,13 +308,18 @@ def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[An
 
 
 def measured(config: RunConfig, sigma_data: float) -> RunConfig:
-    """The configuration with σ_data of the data wherever it holds one, if it asks for that."""
+    """The configuration with its noise levels in units of the data, if it asks for that."""
     if not config.measure:
         return config
-    parameterisation, weighting = config.parameterisation, config.objective.weighting
+    ratio = sigma_data / EDM_SIGMA_DATA
+    path, parameterisation = config.path, config.parameterisation
+    weighting, times = config.objective.weighting, config.objective.times
+    if isinstance(path, EDM):
+        path = EDM(path.sigma_min * ratio, path.sigma_max * ratio)
     if isinstance(parameterisation, Preconditioned):
         parameterisation = replace(parameterisation, sigma_data=sigma_data)
     if isinstance(weighting, EDMWeighting):
         weighting = replace(weighting, sigma_data=sigma_data)
-    return replace(config, parameterisation=parameterisation, objective=replace(config.objective, weighting=weighting))
-
+    if isinstance(times, LogNormal):
+        times = replace(times, mean=times.mean + math.log(ratio))
+    return replace(config, path=path, parameterisation=parameterisation, objective=Denoising(weighting, times))

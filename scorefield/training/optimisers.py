@@ -44,13 +44,19 @@ def orthogonalise(matrix: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         return orthogonalise(matrix.mT).mT
     matrix = matrix / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny)
     gram = matrix @ matrix.mT
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = identity
-    for a, b, c in _QUINTICS:
-        factor = a * identity + b * gram + c * (gram @ gram)
-        product = factor @ product
+    product = factor = _even_part(gram, *_QUINTICS[0])
+    for coefficients in _QUINTICS[1:]:
         gram = factor @ gram @ factor
+        factor = _even_part(gram, *coefficients)
+        product = factor @ product
     return product @ matrix
+
+
+def _even_part(gram: Float[Tensor, "n n"], a: float, b: float, c: float) -> Float[Tensor, "n n"]:
+    """a I + b G + c G²: what a quintic multiplies a matrix of Gram matrix G by."""
+    result = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal().add_(a)
+    return result
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
@@ -112,10 +118,12 @@ class Muon(torch.optim.Optimizer):
             assert gradient is not None
             momentum = state.setdefault("momentum", torch.zeros_like(parameter))
             momentum.lerp_(gradient, 1 - group["momentum"])
-            update = gradient.lerp(momentum, group["momentum"]).flatten(1)
-            size = _RMS * group["lr"] * math.sqrt(max(update.shape))
+            # Inputs last, as channels-last kernels lie in memory: the order of columns does not matter
+            update = gradient.lerp(momentum, group["momentum"]).movedim(1, -1)
+            matrix = update.flatten(1)
+            size = _RMS * group["lr"] * math.sqrt(max(matrix.shape))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(orthogonalise(update).reshape(parameter.shape), alpha=-size)
+            parameter.add_(orthogonalise(matrix).view(update.shape).movedim(-1, 1), alpha=-size)
 
     def _step_adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         for parameter in parameters:

@@ -17,6 +17,7 @@ from scorefield.objectives import ImportanceSampled, LossHistory
 from scorefield.training.average import Average
 from scorefield.training.batches import Batch, mixed
 from scorefield.training.configuration import OptimiserConfig, RunConfig
+from scorefield.training.optimisers import Muon, parameter_groups
 from scorefield.training.processes import World
 
 
@@ -145,8 +146,7 @@ def build_network(config: ModelConfig, seed: int) -> nn.Module:
 
 def make_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
     """The optimiser that a configuration describes; the groups' learning rates are the peaks."""
+    betas = (config.betas[0], config.betas[1])
     if config.kind == "muon":
-        from scorefield.training.optimisers import Muon
-
-        return Muon.for_network(network, config)
-    return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay, fused=True)
+        return Muon(parameter_groups(network), config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(network.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)

@@ -108,11 +108,17 @@ class Evaluation:
 
 
 def _figure_json(figure: Figure) -> dict[str, Any]:
-    return asdict(figure.value) | {"floor": asdict(figure.floor) if figure.floor else None}
+    return _estimate_json(figure.value) | {"floor": _estimate_json(figure.floor) if figure.floor else None}
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    # JSON has no word for NaN.
+    return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
 
 
 def _estimate(entry: Mapping[str, Any]) -> Estimate:
-    return Estimate(float(entry["value"]), float(entry["standard_error"]))
+    value, error = (math.nan if entry[name] is None else float(entry[name]) for name in ("value", "standard_error"))
+    return Estimate(value, error)
 
 
 @dataclass(frozen=True)

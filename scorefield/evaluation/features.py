@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +42,7 @@ POOLS: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.Max
 AVERAGES: dict[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
+@runtime_checkable
 class Features(Protocol):
     """Anything that turns data into rows of features."""
 
@@ -151,6 +152,7 @@ def fit_features(
     if x.ndim not in (3, 4, 5):
         return Coordinates(x)
     _check_labels(x, labels)
+    labels = labels.long() if labels is not None else None
     epochs = epochs or max(EPOCHS, math.ceil(LEAST_STEPS * BATCH / len(x)))
     identity = _identity(x, labels, epochs, seed)
     kept = _from_cache(cache, identity)

@@ -84,7 +84,7 @@ class RunRecord:
             with (self.folder / "model.safetensors").open("rb") as file:
                 header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), HEADER_LIMIT)))
             return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     @property

@@ -118,7 +118,8 @@ def decode_all(items: Sequence[Item], where: str, options: Options, skipped: Seq
         good = [index for index, header in enumerate(headers) if isinstance(header, Header)]
         known = [header for header in headers if isinstance(header, Header)]
         bad = {index: str(header) for index, header in enumerate(headers) if isinstance(header, ImageError)}
-        _check_bad(items, bad, skipped, where, options.skip_bad)
+        if not known:
+            _check_bad(items, bad, skipped, where, skip_bad=True)
         kind, common = _common_kind(known), options.size or _common_size(known, where)
         examples, failed = _decode_good([items[index] for index in good], kind, common)
     bad |= {good[position]: reason for position, reason in failed.items()}

@@ -75,11 +75,9 @@ class Representation:
                 f"the model is of data of shape {self.shape}, got {batch.shape[1:]}; give data of the model's shape"
             )
         # 64-bit floats may carry an offset that 32 bits would drown in
-        x = torch.from_numpy(np.ascontiguousarray(batch)).to(
-            torch.float64 if batch.dtype.itemsize > 4 else torch.float32
-        )
-        shift, scale = (torch.tensor(values, dtype=x.dtype).reshape(self._along) for values in (self.shift, self.scale))
-        return x.sub_(shift).div_(scale).float() if x.dtype != torch.float32 else (x - shift).div_(scale)
+        precise = torch.float64 if batch.dtype.itemsize > 4 else torch.float32
+        shift, scale = (torch.tensor(values, dtype=precise).reshape(self._along) for values in (self.shift, self.scale))
+        return (torch.from_numpy(np.ascontiguousarray(batch)).to(precise) - shift).div_(scale).float()
 
     def from_model(self, z: torch.Tensor) -> np.ndarray:
         """Model space (n, C, *d) → data in their own units, dtype and layout; integers rounded and in range."""

@@ -119,8 +119,8 @@ def _open_named(data: str, options: Options) -> Dataset:
     if shards.is_pattern(data):
         return shards.open_shards(data, options)
     path = Path(data).expanduser()
-    if not _exists(path):
-        raise _not_found(data)
+    if not data or not _exists(path):
+        raise _not_found(folders.printable(data))
     try:
         return _open_path(path, data, options)
     except OSError as error:

@@ -56,8 +56,8 @@ class Batches:
 
     def indices(self, step: int) -> np.ndarray:
         """Which examples step n ≥ 1 sees."""
-        first = (step - 1) * self._config.batch
-        places = np.arange(first, first + self._config.batch)
+        batch = self._config.batch or 0
+        places = np.arange((step - 1) * batch, step * batch)
         epochs = places // len(self._dataset)
         chosen = np.empty_like(places)
         for epoch in np.unique(epochs):

@@ -15,7 +15,7 @@ from typing import Any
 
 from scorefield.denoisers.parameterisations import Noise, Parameterisation, Preconditioned
 from scorefield.errors import UsageError, unknown_name
-from scorefield.networks.specs import UNetSpec
+from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
 from scorefield.model_config import KINDS, NetworkSpec
 from scorefield.objectives import Denoising, EDMWeighting, LogNormal
 from scorefield.paths import EDM, Discrete, Path
@@ -60,7 +60,7 @@ class OptimiserConfig:
     """Muon for the hidden matrices and Adam for the rest, or AdamW for all; warm-up, then a decaying learning rate.
 
     Attributes:
-        kind: `muon` or `adamw`.
+        kind: `muon`, `adamw`, or `auto`: Muon for networks of convolutions, whose step costs much more than orthogonalising does.
         learning_rate: the peak.
         betas: Adam's decay rates of the moments.
         weight_decay: decoupled weight decay.
@@ -69,7 +69,7 @@ class OptimiserConfig:
         clip: the gradient's norm is held to this.
     """
 
-    kind: str = "muon"
+    kind: str = "auto"
     learning_rate: float = 2e-3
     betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
@@ -78,7 +78,7 @@ class OptimiserConfig:
     clip: float = 10.0
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("muon", "adamw"), "optimiser.kind", "muon or adamw", self.kind)
+        _require(self.kind in ("auto", "muon", "adamw"), "optimiser.kind", "auto, muon or adamw", self.kind)
         _require(0.0 < self.learning_rate <= 1e6, "optimiser.learning_rate", "a positive number", self.learning_rate)
         _require(len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "optimiser.betas", "two numbers in [0, 1)", self.betas)
         _require(0.0 <= self.weight_decay <= 1.0, "optimiser.weight_decay", "between 0 and 1", self.weight_decay)
@@ -125,7 +125,7 @@ class RunConfig:
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
-        batch: samples a step, over all processes.
+        batch: samples a step, over all processes; None is 64, or 512 for points (D,).
         accumulate: micro-batches a step in each process.
         label_dropout: share of the samples trained without their label, for classifier-free guidance.
         precision: `auto` (bfloat16 where a GPU has it), `float32` or `bfloat16`.
@@ -148,7 +148,7 @@ class RunConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     sampler: Sampler = field(default_factory=Heun)
-    batch: int = 64
+    batch: int | None = None
     accumulate: int = 1
     label_dropout: float = 0.1
     precision: str = "auto"
@@ -161,8 +161,8 @@ class RunConfig:
     previews: int = 4
 
     def __post_init__(self) -> None:
-        _require(1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
-        _require(1 <= self.accumulate <= self.batch and self.batch % self.accumulate == 0, "accumulate", f"a divisor of the batch {self.batch}", self.accumulate)
+        _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
+        _require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
         _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
         _require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16", self.precision)
         _require(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 − 1", self.seed)
@@ -305,6 +305,27 @@ def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[An
     if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
         return [row for key in before for row in _differences(before[key], after[key], f"{name}.{key}" if name else key)]
     return [] if before == after else [(name, (before, after))]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a configuration leaves to the data and the machine: the data's shape and σ_data, and the fastest number format."""
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    precision: str
+
+
+def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
+    """The configuration with nothing left open: network, optimiser, batch, precision and noise levels."""
+    network = config.network or default_network(found.shape)
+    is_mlp = isinstance(network, MLPSpec)
+    optimiser = config.optimiser
+    if optimiser.kind == "auto":
+        optimiser = replace(optimiser, kind="adamw" if is_mlp else "muon")
+    batch = config.batch or (512 if len(found.shape) == 1 else 64)
+    precision = found.precision if config.precision == "auto" else config.precision
+    return measured(replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), found.sigma_data)
 
 
 def measured(config: RunConfig, sigma_data: float) -> RunConfig:

@@ -21,12 +21,12 @@ from scorefield.errors import DivergedError, UsageError
 from scorefield.model import Model, weights_of
 from scorefield.model_config import ModelConfig, versions
 from scorefield.model_folder import save_config, save_model
-from scorefield.networks import default_network, fastest_dtype
+from scorefield.networks import fastest_dtype
 from scorefield.records import to_plain
 from scorefield.storage import json_bytes, read_json, require_space, write_bytes
 from scorefield.training.batches import Batches
 from scorefield.training.checkpoints import checkpoint_bytes, clean_leftovers, latest_checkpoint, save_checkpoint
-from scorefield.training.configuration import FREE_TO_CHANGE, RunConfig, changes, measured, read_configuration
+from scorefield.training.configuration import FREE_TO_CHANGE, RunConfig, Surroundings, changes, read_configuration, resolved
 from scorefield.training.interrupts import Interrupt, watched
 from scorefield.training.journal import Clock, Journal, Tally, opened, seconds_until
 from scorefield.training.processes import World, choose_device, joined
@@ -132,6 +132,7 @@ class _Session:
         model_config = _model_config(self.config, found, dataset)
         if world.leads:
             save_config(run.path, model_config.to_plain())
+        self.batch = self.config.batch or 0
         self.trainer = Trainer(self.config, model_config, world, device)
         self.batches = Batches(dataset, model_config.representation, self.config, model_config.classes)
         self.tally = Tally()
@@ -181,10 +182,10 @@ class _Session:
         if not result.is_finite:
             self._count_bad(step)
         seconds = self.clock.seconds
-        rate = (step - self.first) * self.config.batch / max(seconds - self.clock.before, 1e-9)
+        rate = (step - self.first) * self.batch / max(seconds - self.clock.before, 1e-9)
         if step % self.config.log_every == 0:
             peak = self.config.optimiser.learning_rate * self.config.optimiser.factor(step, progress)
-            journal.write(self.tally.line(step, step * self.config.batch, peak), seconds, rate)
+            journal.write(self.tally.line(step, step * self.batch, peak), seconds, rate)
             self.tally = Tally()
         return Progressed(step, progress, float(result.losses.mean()), seconds, rate)
 
@@ -214,24 +215,18 @@ def _agreed(config: RunConfig, found: DataReport, run: RunFolder, world: World, 
     if path.is_file():
         stored = read_json(path)
         _require_same(read_configuration(stored["requested"]), config, stored["data"], found, run)
-        resolved = read_configuration(stored["resolved"])
-        resolved = replace(resolved, **{name: getattr(config, name) for name in FREE_TO_CHANGE})
+        settled = read_configuration(stored["resolved"])
+        settled = replace(settled, **{name: getattr(config, name) for name in FREE_TO_CHANGE})
         _warn_of_other_machine(stored, world)
     else:
-        resolved = _resolved(config, found, device)
+        precision = "bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32"
+        settled = resolved(config, Surroundings(found.shape, found.sigma_data, precision))
     if world.leads:
         data = {"name": found.name, "digest": found.digest}
         machine = {"threads": torch.get_num_threads(), "processes": world.size, "versions": versions()}
         write_bytes(run.data_report, json_bytes(found.to_dict()))
-        write_bytes(path, json_bytes({"requested": to_plain(config), "resolved": to_plain(resolved), "data": data, "machine": machine}))
-    return resolved
-
-
-def _resolved(config: RunConfig, found: DataReport, device: torch.device) -> RunConfig:
-    if config.precision == "auto":
-        config = replace(config, precision="bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32")
-    network = config.network or default_network(found.shape)
-    return measured(replace(config, network=network), found.sigma_data)
+        write_bytes(path, json_bytes({"requested": to_plain(config), "resolved": to_plain(settled), "data": data, "machine": machine}))
+    return settled
 
 
 def _require_same(before: RunConfig, now: RunConfig, data: Any, found: DataReport, run: RunFolder) -> None:

@@ -55,7 +55,7 @@ class Trainer:
         self.history = times.empty_history() if isinstance(times, ImportanceSampled) else None
         self.step = 0
         self._peaks = [group["lr"] for group in self.optimiser.param_groups]
-        self._parts = world.share(config.batch, config.accumulate)
+        self._parts = world.share(config.batch or 0, config.accumulate)
         self._wrapped = world.wrap(torch.compile(self.network) if config.compile else self.network, device)  # type: ignore[arg-type]
         self._denoiser = make_denoiser(model_config, self._wrapped)
         self.network.train()

@@ -31,7 +31,9 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize(("name", "inputs", "reference"), FUNCTIONS, ids=[name for name, *_ in FUNCTIONS])
-def test_function_is_right_for_floats_and_tensors(name: str, inputs: tuple[float, ...], reference: Callable[..., object]) -> None:
+def test_function_is_right_for_floats_and_tensors(
+    name: str, inputs: tuple[float, ...], reference: Callable[..., object]
+) -> None:
     """A name bound to another function, or log 0 raising for floats and not for tensors, would break one of two branches."""
     function = getattr(arithmetic, name)
     together = function(torch.tensor(inputs, dtype=torch.float64)).tolist()

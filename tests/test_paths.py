@@ -37,7 +37,12 @@ def close_pairs(path: Path) -> list[tuple[float, float]]:
     """Pairs s < t: neighbours a millionth apart at every place, and pairs far apart."""
     times = list(inner_times(path))
     gap = 1e-6 * path.t_max
-    return [(t, t + gap) for t in times[:-1]] + [(t - gap / 2, t) for t in times[-1:]] + list(pairwise(times)) + [(times[0], times[-1])]
+    return (
+        [(t, t + gap) for t in times[:-1]]
+        + [(t - gap / 2, t) for t in times[-1:]]
+        + list(pairwise(times))
+        + [(times[0], times[-1])]
+    )
 
 
 def reference_pair(path: Path, s: float, t: float) -> tuple[Any, Any, Any, Any, Any, Any]:
@@ -65,7 +70,9 @@ def test_log_snr_is_half_the_log_of_the_ratio(path: Path) -> None:
     for t in inner_times(path):
         alpha, variance = reference_marginal(path, t)
         wanted = mp.log(alpha / mp.sqrt(variance))
-        assert abs(path.log_snr(t) - float(wanted)) < 1e-12 * max(1.0, abs(float(wanted))) + (1e-9 if t > 0.99 * path.t_max else 0.0)
+        assert abs(path.log_snr(t) - float(wanted)) < 1e-12 * max(1.0, abs(float(wanted))) + (
+            1e-9 if t > 0.99 * path.t_max else 0.0
+        )
 
 
 @every_path
@@ -94,7 +101,11 @@ def test_drift_and_diffusion_of_the_forward_sde(path: Path) -> None:
 def test_rates_are_autograds(path: Path) -> None:
     """The tensor branch has derivatives too: autograd through it must agree with the formulas (M3)."""
     t = torch.tensor([0.0213, 0.2501, 0.7001], dtype=torch.float64).mul(path.t_max).requires_grad_()
-    for value, rate in ((path.alpha(t), path.alpha_rate(t)), (path.sigma(t) ** 2, path.variance_rate(t)), (path.sigma(t), path.sigma_rate(t))):
+    for value, rate in (
+        (path.alpha(t), path.alpha_rate(t)),
+        (path.sigma(t) ** 2, path.variance_rate(t)),
+        (path.sigma(t), path.sigma_rate(t)),
+    ):
         (gradient,) = torch.autograd.grad(value.sum(), t)
         assert torch.allclose(gradient, rate, rtol=1e-9, atol=1e-12)
     (gradient,) = torch.autograd.grad(path.alpha(t).log().sum(), t)
@@ -109,7 +120,9 @@ def test_floats_and_tensors_agree(path: Path, name: str) -> None:
     times = [*inner_times(path), path.t_min]
     together = function(torch.tensor(times, dtype=torch.float64))
     assert together.dtype == torch.float64
-    assert torch.allclose(together, torch.tensor([function(t) for t in times], dtype=torch.float64), rtol=1e-12, atol=0.0)
+    assert torch.allclose(
+        together, torch.tensor([function(t) for t in times], dtype=torch.float64), rtol=1e-12, atol=0.0
+    )
 
 
 @every_path
@@ -118,7 +131,12 @@ def test_both_ends_agree_for_floats_and_tensors(path: Path) -> None:
     ends = torch.tensor([0.0, path.t_max], dtype=torch.float64)
     for name in ("alpha", "sigma", "log_snr"):
         function = getattr(path, name)
-        assert torch.allclose(function(ends), torch.tensor([function(0.0), function(path.t_max)], dtype=torch.float64), rtol=1e-12, atol=1e-15)
+        assert torch.allclose(
+            function(ends),
+            torch.tensor([function(0.0), function(path.t_max)], dtype=torch.float64),
+            rtol=1e-12,
+            atol=1e-15,
+        )
 
 
 @every_path
@@ -126,7 +144,10 @@ def test_bridges_and_posteriors_agree_for_floats_and_tensors(path: Path) -> None
     """As above, for pairs of times."""
     pairs = close_pairs(path)
     s, t = torch.tensor(pairs, dtype=torch.float64).unbind(1)
-    for together, one_by_one in ((path.bridge(s, t), [path.bridge(*pair) for pair in pairs]), (path.posterior(s, t), [path.posterior(*pair) for pair in pairs])):
+    for together, one_by_one in (
+        (path.bridge(s, t), [path.bridge(*pair) for pair in pairs]),
+        (path.posterior(s, t), [path.posterior(*pair) for pair in pairs]),
+    ):
         for name in vars(together):
             wanted = torch.tensor([getattr(one, name) for one in one_by_one], dtype=torch.float64)
             assert torch.allclose(getattr(together, name), wanted, rtol=1e-8, atol=0.0), name
@@ -290,7 +311,9 @@ def test_posterior_draws_have_the_joint_moments(path: Path) -> None:
     variance = float(mixture_moments(mixture(path))[1][0, 0])
     spread_s = path.alpha(s) ** 2 * variance + path.sigma(s) ** 2
     spread_t = path.alpha(t) ** 2 * variance + path.sigma(t) ** 2
-    covariance = torch.tensor([[spread_s, bridge.scale * spread_s], [bridge.scale * spread_s, spread_t]], dtype=torch.float64)
+    covariance = torch.tensor(
+        [[spread_s, bridge.scale * spread_s], [bridge.scale * spread_s, spread_t]], dtype=torch.float64
+    )
     mean = mixture_moments(mixture(path))[0][0] * torch.tensor([path.alpha(s), path.alpha(t)], dtype=torch.float64)
     assert_moments(torch.cat([x_s, x_t], dim=1), mean, covariance)
 
@@ -339,7 +362,9 @@ def test_names_of_the_parameters_are_what_they_do() -> None:
     assert EDM(sigma_min=0.01, sigma_max=20.0).t_min == 0.01
     assert EDM(sigma_min=0.01, sigma_max=20.0).t_max == EDM(sigma_max=20.0).prior_std == 20.0
     assert VE(sigma_max=9.0).prior_std == pytest.approx(VE(sigma_max=9.0).sigma(1.0))
-    assert VPCosine(offset=0.02).alpha(0.5) == pytest.approx(math.cos(0.5 * math.pi * 0.52 / 1.02) / math.cos(0.5 * math.pi * 0.02 / 1.02))
+    assert VPCosine(offset=0.02).alpha(0.5) == pytest.approx(
+        math.cos(0.5 * math.pi * 0.52 / 1.02) / math.cos(0.5 * math.pi * 0.02 / 1.02)
+    )
 
 
 def test_cosine_ends_without_signal_and_with_a_finite_rate_of_it() -> None:

@@ -34,7 +34,13 @@ def signed(word: int) -> int:
 
 def test_known_answers_of_splitmix64() -> None:
     """The published first outputs of SplitMix64 from seed 1234567, whose state grows by 2⁶⁴/φ before each."""
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     states = torch.tensor([signed((1234567 + k * 0x9E3779B97F4A7C15) & MASK) for k in range(1, 6)])
     assert unsigned(_mix(states)) == published
 
@@ -61,7 +67,9 @@ def test_sample_does_not_depend_on_its_batch(shape: tuple[int, ...], dtype: torc
     like = torch.zeros(7, *shape, dtype=dtype)
     together = SampleStreams.numbered(5, 0, 7).normal(like, 3)
     assert (together.shape, together.dtype) == (like.shape, dtype)
-    split = [SampleStreams.numbered(5, first, count).normal(like[:count], 3) for first, count in ((0, 2), (2, 4), (6, 1))]
+    split = [
+        SampleStreams.numbered(5, first, count).normal(like[:count], 3) for first, count in ((0, 2), (2, 4), (6, 1))
+    ]
     assert torch.equal(torch.cat(split), together)
     shuffled = torch.tensor([4, 0, 6])
     assert torch.equal(SampleStreams(5, shuffled).normal(like[:3], 3), together[shuffled])

@@ -115,7 +115,9 @@ def line_mixture(path: Path) -> GaussianMixture:
     return GaussianMixture(path, float64([0.3, 0.7]), means, variances)
 
 
-def gaussian(path: Path, mean: tuple[float, ...] = (0.3, -0.7), variances: tuple[float, ...] = (0.8, 0.05)) -> GaussianMixture:
+def gaussian(
+    path: Path, mean: tuple[float, ...] = (0.3, -0.7), variances: tuple[float, ...] = (0.8, 0.05)
+) -> GaussianMixture:
     """One Gaussian with a diagonal covariance: its flow is a formula."""
     return GaussianMixture(path, float64([1.0]), float64([mean]), torch.diag(float64(variances))[None])
 

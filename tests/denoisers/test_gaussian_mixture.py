@@ -11,7 +11,18 @@ from torch import Tensor
 from scorefield.denoisers import GaussianMixture
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Discrete, Path, Rectified
-from tests.worlds import EVERY_PATH, assert_mean, assert_moments, float64, gaussian, line_mixture, mixture, mixture_moments, normal, seeded
+from tests.worlds import (
+    EVERY_PATH,
+    assert_mean,
+    assert_moments,
+    float64,
+    gaussian,
+    line_mixture,
+    mixture,
+    mixture_moments,
+    normal,
+    seeded,
+)
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 LEVELS = (0.5, 1e-3, -2.0)
@@ -40,7 +51,9 @@ def test_covariance_is_the_derivative_of_the_denoiser(path: Path) -> None:
     world = mixture(path)
     x, t = questions(path, 8)
     for k in range(8):
-        jacobian = torch.autograd.functional.jacobian(lambda point, k=k: world(point, t[k : k + 1]).x0[0], x[k : k + 1])[:, 0]
+        jacobian = torch.autograd.functional.jacobian(
+            lambda point, k=k: world(point, t[k : k + 1]).x0[0], x[k : k + 1]
+        )[:, 0]
         ratio = float(path.sigma(t[k]) ** 2 / path.alpha(t[k]))
         assert torch.allclose(world.covariance(x[k : k + 1], t[k : k + 1])[0], ratio * jacobian, rtol=1e-9, atol=1e-11)
 
@@ -52,8 +65,14 @@ def test_on_the_line_everything_is_an_integral(path: Path, part: float) -> None:
     world, t = line_mixture(path), part * path.t_max
     grid = torch.linspace(-5.0, 5.0, 200_001, dtype=torch.float64)
     x_t = path.alpha(t) * float64([[-1.3], [0.1], [0.9]]) + 0.4 * path.sigma(t)
-    log_kernel = -0.5 * ((x_t - path.alpha(t) * grid) / path.sigma(t)) ** 2 - math.log(path.sigma(t) * math.sqrt(2 * math.pi))
-    joint = (world.log_density(grid[:, None], 0.0) + log_kernel).exp() if path.sigma(0.0) == 0.0 else (_line_log_density(grid) + log_kernel).exp()
+    log_kernel = -0.5 * ((x_t - path.alpha(t) * grid) / path.sigma(t)) ** 2 - math.log(
+        path.sigma(t) * math.sqrt(2 * math.pi)
+    )
+    joint = (
+        (world.log_density(grid[:, None], 0.0) + log_kernel).exp()
+        if path.sigma(0.0) == 0.0
+        else (_line_log_density(grid) + log_kernel).exp()
+    )
     width = float(grid[1] - grid[0])
     weights = joint / joint.sum(1, keepdim=True)
     mean = weights @ grid
@@ -65,7 +84,9 @@ def test_on_the_line_everything_is_an_integral(path: Path, part: float) -> None:
 def _line_log_density(x: Tensor) -> Tensor:
     """log density of the data of `line_mixture`, written out."""
     parts = [(0.3, -1.0, 0.2), (0.7, 0.8, 0.4)]
-    return torch.stack([math.log(w / math.sqrt(2 * math.pi * v)) - (x - m) ** 2 / (2 * v) for w, m, v in parts]).logsumexp(0)
+    return torch.stack(
+        [math.log(w / math.sqrt(2 * math.pi * v)) - (x - m) ** 2 / (2 * v) for w, m, v in parts]
+    ).logsumexp(0)
 
 
 @every_path

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scorefield.denoisers import PARAMETERISATIONS, Data, NetworkDenoiser, Noise, Parameterisation, Preconditioned, Velocity
+from scorefield.denoisers import (
+    PARAMETERISATIONS,
+    Data,
+    NetworkDenoiser,
+    Noise,
+    Parameterisation,
+    Preconditioned,
+    Velocity,
+)
 from scorefield.paths import EDM, VP, Path
 from tests.worlds import EVERY_PATH, RANKS, dummy_network, normal
 
@@ -48,13 +56,21 @@ def test_answer_is_the_row_of_the_table(path: Path, shape: tuple[int, ...], cls:
 @every_rank
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("t", [0.4, torch.tensor([0.2, 0.4], dtype=torch.float64)], ids=["float", "tensor"])
-def test_shape_and_dtype_are_kept_and_the_input_not_touched(shape: tuple[int, ...], dtype: torch.dtype, t: float | Tensor) -> None:
+def test_shape_and_dtype_are_kept_and_the_input_not_touched(
+    shape: tuple[int, ...], dtype: torch.dtype, t: float | Tensor
+) -> None:
     """Float64 coefficients may not turn the batch into float64, nor an in-place step change the caller's batch."""
     x_t = normal(2, *shape).to(dtype)
     before = x_t.clone()
     for parameterisation in (Noise(), Data(), Preconditioned()):
         prediction = NetworkDenoiser(dummy_network, VP(), parameterisation)(x_t, t)
-        for answer in (prediction.x0, prediction.noise, prediction.score, prediction.velocity, prediction.rectified_velocity):
+        for answer in (
+            prediction.x0,
+            prediction.noise,
+            prediction.score,
+            prediction.velocity,
+            prediction.rectified_velocity,
+        ):
             assert (answer.shape, answer.dtype) == (x_t.shape, dtype)
     assert torch.equal(x_t, before)
 
@@ -78,7 +94,9 @@ def test_prediction_remembers_its_question() -> None:
     prediction = NetworkDenoiser(dummy_network, VP(), Noise())(x_t, 0.3)
     assert prediction.x_t is x_t
     assert (prediction.t, prediction.path, prediction.variance) == (0.3, VP(), None)
-    assert torch.allclose(prediction.noise, dummy_network(x_t, x_t.new_full((2,), Noise().noise_label(VP(), 0.3))), rtol=1e-10)
+    assert torch.allclose(
+        prediction.noise, dummy_network(x_t, x_t.new_full((2,), Noise().noise_label(VP(), 0.3))), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("cls", PARAMETERISATIONS, ids=lambda cls: cls.__name__)

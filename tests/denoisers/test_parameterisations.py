@@ -115,7 +115,9 @@ def test_floats_and_tensors_agree(path: Path, cls: type[Parameterisation]) -> No
     together = cls().coefficients(path, torch.tensor(times, dtype=torch.float64))
     for name, value in vars(together).items():
         wanted = torch.tensor([getattr(cls().coefficients(path, t), name) for t in times], dtype=torch.float64)
-        assert torch.allclose(torch.as_tensor(value, dtype=torch.float64).expand(3), wanted, rtol=1e-11, atol=1e-13), name
+        assert torch.allclose(torch.as_tensor(value, dtype=torch.float64).expand(3), wanted, rtol=1e-11, atol=1e-13), (
+            name
+        )
 
 
 # ── EDM's preconditioning ────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +166,9 @@ def test_error_of_the_target_is_never_amplified(sigma_data: float, t: float) -> 
     assert 0.0 < row.out <= min(sigma_data, t) * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("path", [Rectified(), *[path for name, path in EVERY_PATH.items() if "osine" in name]], ids=repr)
+@pytest.mark.parametrize(
+    "path", [Rectified(), *[path for name, path in EVERY_PATH.items() if "osine" in name]], ids=repr
+)
 @pytest.mark.parametrize("cls", [Data, Velocity, RectifiedVelocity, Preconditioned], ids=lambda cls: cls.__name__)
 def test_pure_noise_is_no_exception(path: Path, cls: type[Parameterisation]) -> None:
     """Where α = 0, all that a sampler needs at its first step is finite: D = −v̂, or the mean."""

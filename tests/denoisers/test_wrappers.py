@@ -14,7 +14,9 @@ every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH
 
 
 @every_path
-@pytest.mark.parametrize("wrap", [Clipped, Centred, lambda inner: Clipped(Centred(inner))], ids=["Clipped", "Centred", "both"])
+@pytest.mark.parametrize(
+    "wrap", [Clipped, Centred, lambda inner: Clipped(Centred(inner))], ids=["Clipped", "Centred", "both"]
+)
 @pytest.mark.parametrize("shape", RANKS.values(), ids=RANKS)
 def test_wrapping_keeps_everything_else(path: Path, wrap: type, shape: tuple[int, ...]) -> None:
     """A wrapper that drops the condition, the path or x_t is wrong for every denoiser but the plainest."""

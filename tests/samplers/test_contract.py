@@ -204,7 +204,9 @@ def test_no_steps_are_refused(sampler: Sampler, steps: int) -> None:
 
 
 @every_sampler
-@pytest.mark.parametrize(("begin", "end", "said"), [(1.5, 0.0, "start=1.5"), (0.5, -0.2, "end=-0.2"), (-1.0, 0.0, "start=")])
+@pytest.mark.parametrize(
+    ("begin", "end", "said"), [(1.5, 0.0, "start=1.5"), (0.5, -0.2, "end=-0.2"), (-1.0, 0.0, "start=")]
+)
 def test_times_outside_of_the_path_are_refused(sampler: Sampler, begin: float, end: float, said: str) -> None:
     """Beyond its ends a path's formulas still give numbers."""
     with pytest.raises(UsageError) as refused:
@@ -220,7 +222,9 @@ def test_too_many_steps_for_a_chain_are_refused_with_the_fix(sampler: Sampler) -
         short(sampler, 2000).sample(Shrinking(path), normal(2, 3), generator=seeded())
 
 
-@pytest.mark.parametrize("sampler", [sampler for sampler in VARIANTS.values() if not sampler.is_deterministic], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [sampler for sampler in VARIANTS.values() if not sampler.is_deterministic], ids=repr
+)
 def test_noise_without_a_source_is_refused_with_the_fix(sampler: Sampler) -> None:
     """Falling back to a global generator would break reproducibility without a word; running upwards would be nonsense."""
     with pytest.raises(UsageError, match=r"pass generator=.*torch.Generator or SampleStreams"):
@@ -257,7 +261,9 @@ def test_defaults_are_the_papers() -> None:
     assert (DDIM().eta, DDIM().is_deterministic, DDIM(eta=1e-3).is_deterministic) == (0.0, True, False)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(steps=7), Heun(steps=7), DDIM(steps=7, grid=Leading()), DDIM(steps=7, grid=Linear())], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(steps=7), Heun(steps=7), DDIM(steps=7, grid=Leading()), DDIM(steps=7, grid=Linear())], ids=repr
+)
 @every_path
 def test_a_way_upwards_is_the_grid_reversed_from_t_min(sampler: Sampler, path: Path) -> None:
     """At t = 0 there is no noise to tell apart: encoding starts at t_min, rises strictly and ends where it is asked to (M26)."""

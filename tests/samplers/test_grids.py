@@ -22,7 +22,9 @@ every_grid = pytest.mark.parametrize("cls", GRIDS, ids=lambda cls: cls.__name__)
 @every_path
 @every_grid
 @pytest.mark.parametrize(("start", "end"), [(None, 0.0), (0.6, 0.0), (0.9, 0.3), (None, 0.2)])
-def test_times_fall_strictly_and_the_ends_are_exact(path: Path, cls: type[Grid], start: float | None, end: float) -> None:
+def test_times_fall_strictly_and_the_ends_are_exact(
+    path: Path, cls: type[Grid], start: float | None, end: float
+) -> None:
     """One time twice, a time out of order or an end that is missed would skip noise or leave it in (M25)."""
     start_time, end_time = None if start is None else path.snap(start * path.t_max), path.snap(end * path.t_max)
     for steps in (1, 2, 3, 7, 50):
@@ -123,7 +125,10 @@ def test_trailing_starts_at_pure_noise(steps: int) -> None:
 @pytest.mark.parametrize("steps", [2, 3, 8])
 def test_linear_holds_both_ends(steps: int) -> None:
     """linspace over the questions: T first, 1 last, then data (M25)."""
-    assert [round(t * 1000) for t in Linear().times(Discrete(), steps)] == [*np.linspace(1000, 1, steps).round().astype(int), 0]
+    assert [round(t * 1000) for t in Linear().times(Discrete(), steps)] == [
+        *np.linspace(1000, 1, steps).round().astype(int),
+        0,
+    ]
     assert Linear().times(EDM(), steps) == pytest.approx([*np.linspace(80.0, 0.002, steps), 0.0])
 
 

@@ -25,7 +25,14 @@ def level(path: Path, s: float) -> float:
     return path.time_of(-math.log(s))
 
 
-def errors(sampler: Sampler, world: GaussianMixture, x: Tensor, ends: tuple[float, float], exact: Tensor, steps: tuple[int, ...]) -> list[float]:
+def errors(
+    sampler: Sampler,
+    world: GaussianMixture,
+    x: Tensor,
+    ends: tuple[float, float],
+    exact: Tensor,
+    steps: tuple[int, ...],
+) -> list[float]:
     """Root mean square errors at the end, for several numbers of steps."""
     runs = (replace(sampler, steps=count).sample(world, x, start=ends[0], end=ends[1]) for count in steps)
     return [float((run - exact).square().mean().sqrt()) for run in runs]
@@ -115,7 +122,9 @@ def test_ddim_is_euler_in_sigma_over_alpha(path: Path) -> None:
         t, s = level(path, high), level(path, low)
         x_t = math.hypot(path.alpha(t), path.sigma(t)) * normal(4, 2)
         slope = world(x_t, t).noise
-        wanted = path.alpha(s) * (x_t / path.alpha(t) + (path.sigma(s) / path.alpha(s) - path.sigma(t) / path.alpha(t)) * slope)
+        wanted = path.alpha(s) * (
+            x_t / path.alpha(t) + (path.sigma(s) / path.alpha(s) - path.sigma(t) / path.alpha(t)) * slope
+        )
         assert torch.allclose(DDIM().step(world, x_t, t, s).x, wanted, rtol=1e-9, atol=1e-10)
 
 

@@ -7,11 +7,12 @@ of times. The formulas of the paths are written once, for both.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 from scorefield.shapes import Tensor
 
-Time = TypeVar("Time", float, Tensor)
+Time: TypeAlias = Any
+"""One float or a tensor of them; a function of it answers in kind. (A type variable would say so, but no union may be put in its place.)"""
 
 
 def is_number(x: Any) -> bool:
@@ -80,14 +81,14 @@ def softplus(x: Time) -> Time:
     return clip(x, 0.0, math.inf) + log1p(exp(-abs(x)))
 
 
-def along_batch(value: float | Tensor, x: Tensor) -> float | Tensor:
+def along_batch(value: Time, x: Tensor) -> Time:
     """Make one value per sample multiply a batch of any rank: (b,) becomes (b, 1, …, 1) in x's dtype.
 
     One number for the whole batch stays as it is.
     """
     if is_number(value):
         return value
-    return value.to(dtype=x.dtype, device=x.device).reshape(-1, *(1,) * (x.ndim - 1))  # type: ignore[union-attr]
+    return value.to(dtype=x.dtype, device=x.device).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def per_sample_sum(x: Tensor) -> Tensor:

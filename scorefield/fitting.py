@@ -24,7 +24,15 @@ _PREVIEW_SAMPLES = 36
 _PREVIEW_STEPS = 18
 
 
-def fit(data: Any, *, out: str | os.PathLike[str] | None = None, minutes: float | None = None, preset: str | None = None, device: str | None = None, **settings: Any) -> Model:
+def fit(
+    data: Any,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    minutes: float | None = None,
+    preset: str | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Model:
     """Fit a score model to data and return it.
 
     Args:
@@ -53,7 +61,9 @@ def fit(data: Any, *, out: str | os.PathLike[str] | None = None, minutes: float 
         return load(Path(folder, "run"), device=device or "cpu")
 
 
-def run_training(config: RunConfig, data: Any, out: str, *, device: str | None = None, watch: Callable[[Event], None] | None = None) -> Ended:
+def run_training(
+    config: RunConfig, data: Any, out: str, *, device: str | None = None, watch: Callable[[Event], None] | None = None
+) -> Ended:
     """Train to the end or to a signal, with previews in `samples/` and the report; `watch` is called with every event."""
     options = config.data
     size = tuple(options.size) if isinstance(options.size, tuple) else options.size
@@ -82,10 +92,14 @@ def write_preview(event: Previewed, run: Path) -> None:
 def picture_of(model: Model, samples: Any, columns: int | None = None) -> bytes:
     """A PNG grid of samples in the data's own units."""
     representation = model.config.representation
-    return png(torch.from_numpy(representation.channels_first(samples)), columns=columns, value_range=value_range(model))
+    return png(
+        torch.from_numpy(representation.channels_first(samples)), columns=columns, value_range=value_range(model)
+    )
 
 
 def value_range(model: Model) -> tuple[float, float] | None:
     """The range of integer data, which black and white stand for; None for others."""
     representation = model.config.representation
-    return None if representation.levels is None else (representation.low, representation.low + representation.levels - 1)
+    return (
+        None if representation.levels is None else (representation.low, representation.low + representation.levels - 1)
+    )

@@ -1,7 +1,7 @@
 """A score model ready for use: a denoiser, and the way between its space and the data's own units.
 
-    model = scorefield.load("runs/demo")
-    samples = model.sample(64, seed=0)
+model = scorefield.load("runs/demo")
+samples = model.sample(64, seed=0)
 """
 
 from __future__ import annotations
@@ -51,7 +51,16 @@ class Model:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def sample(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, classes: Any = None, first: int = 0, batch: int = 256) -> np.ndarray:
+    def sample(
+        self,
+        count: int,
+        *,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        classes: Any = None,
+        first: int = 0,
+        batch: int = 256,
+    ) -> np.ndarray:
         """Draw samples in the data's own units, dtype and layout.
 
         Args:
@@ -74,11 +83,22 @@ class Model:
             >>> model.sample(3, seed=1).shape
             (3, 2)
         """
-        parts = [x for x, _ in self.batches(count, sampler=sampler, seed=seed, classes=classes, first=first, batch=batch)]
+        parts = [
+            x for x, _ in self.batches(count, sampler=sampler, seed=seed, classes=classes, first=first, batch=batch)
+        ]
         empty = self.config.representation.from_model(torch.empty(0, *self.config.shape))
         return np.concatenate([empty, *parts])
 
-    def batches(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, classes: Any = None, first: int = 0, batch: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def batches(
+        self,
+        count: int,
+        *,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        classes: Any = None,
+        first: int = 0,
+        batch: int = 256,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """The samples of `sample`, a batch at a time, each with its class numbers (None where there are no classes)."""
         if count < 0 or batch < 1:
             raise UsageError(f"drawing needs count ≥ 0 and batch ≥ 1, got count={count}, batch={batch}")
@@ -90,7 +110,9 @@ class Model:
             *_, last = self.trajectory(size, sampler=sampler, seed=seed, labels=labels, first=first + start)
             yield self.config.representation.from_model(last.x), None if labels is None else labels.cpu().numpy()
 
-    def trajectory(self, count: int, *, sampler: Sampler | None = None, seed: int = 0, labels: Tensor | None = None, first: int = 0) -> Iterator[State]:
+    def trajectory(
+        self, count: int, *, sampler: Sampler | None = None, seed: int = 0, labels: Tensor | None = None, first: int = 0
+    ) -> Iterator[State]:
         """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
         streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
         denoiser = self.denoiser
@@ -103,7 +125,9 @@ class Model:
                 return
             yield state
 
-    def labels(self, seed: int, first: int, count: int, wanted: Sequence[int] | np.ndarray | None = None) -> Tensor | None:
+    def labels(
+        self, seed: int, first: int, count: int, wanted: Sequence[int] | np.ndarray | None = None
+    ) -> Tensor | None:
         """The class numbers of samples: those wanted, or drawn as frequent as in the data; None where there are no classes."""
         if not self.config.classes:
             return None
@@ -117,7 +141,9 @@ class Model:
         if classes is None:
             return None
         if not self.config.classes:
-            raise UsageError("this model was trained without classes; leave the class out, or train on data with labels")
+            raise UsageError(
+                "this model was trained without classes; leave the class out, or train on data with labels"
+            )
         several = isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str)
         numbers = [self._class_number(item) for item in (classes if several else [classes])]
         if several and len(numbers) != count:
@@ -194,4 +220,6 @@ def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:
     found = {name: tuple(cast(Any, entry).shape) for name, entry in header.tensors.items()}
     if wanted != found:
         names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise RefusedFileError(f"model.safetensors: '{names[0]}' should have shape {wanted.get(names[0])}, found {found.get(names[0])} ({len(names)} tensors differ); the weights belong to another configuration")
+        raise RefusedFileError(
+            f"model.safetensors: '{names[0]}' should have shape {wanted.get(names[0])}, found {found.get(names[0])} ({len(names)} tensors differ); the weights belong to another configuration"
+        )

@@ -63,11 +63,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
-            raise UsageError(f"this model has format {self.format}, this version of scorefield reads {FORMAT}; update scorefield")
+            raise UsageError(
+                f"this model has format {self.format}, this version of scorefield reads {FORMAT}; update scorefield"
+            )
         if len(self.class_names) != len(self.class_weights):
-            raise UsageError(f"a model has one weight a class, got {len(self.class_weights)} for {len(self.class_names)}")
+            raise UsageError(
+                f"a model has one weight a class, got {len(self.class_weights)} for {len(self.class_names)}"
+            )
         if len(self.mean) not in (1, self.shape[0]):
-            raise UsageError(f"a model's mean has one number or one a channel, got {len(self.mean)} for {self.shape[0]} channels")
+            raise UsageError(
+                f"a model's mean has one number or one a channel, got {len(self.mean)} for {self.shape[0]} channels"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -51,17 +51,17 @@ _LARGEST_BELOW_ONE = 1.0 - 2.0**-53
 class Bridge:
     """p(x_t | x_s) = N(scale · x_s, std² I), for s < t (M4). Floats, or (b,) tensors for one pair of times a sample."""
 
-    scale: float | Tensor
-    std: float | Tensor
+    scale: Time
+    std: Time
 
 
 @dataclass(frozen=True)
 class Posterior:
     """q(x_s | x_t, x₀) = N(from_x_t · x_t + from_x_0 · x₀, std² I), for s < t (M5)."""
 
-    from_x_t: float | Tensor
-    from_x_0: float | Tensor
-    std: float | Tensor
+    from_x_t: Time
+    from_x_0: Time
+    std: Time
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Path(ABC):
         times = [self.t_min + (self.t_max - self.t_min) * k / _CHECKED_TIMES for k in range(_CHECKED_TIMES + 1)]
         values = [self.log_snr(t) for t in times]
         if not all(later < earlier for earlier, later in pairwise(values)):
-            raise UsageError(f"{self}: the signal-to-noise ratio must fall strictly with t; change the parameters so that it does")
+            raise UsageError(
+                f"{self}: the signal-to-noise ratio must fall strictly with t; change the parameters so that it does"
+            )
 
     @abstractmethod
     def _check_parameters(self) -> None:
@@ -151,7 +153,9 @@ class Path(ABC):
         """1 − SNR(t)/SNR(s), the share of what x_s knew of x₀ that x_t no longer does."""
         return -expm1(2.0 * (self.log_snr(t) - self.log_snr(s)))
 
-    def perturb(self, x_0: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], noise: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+    def perturb(
+        self, x_0: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], noise: Float[Tensor, "b *d"]
+    ) -> Float[Tensor, "b *d"]:
         """Noise data to time t:  x_t = α(t) x₀ + σ(t) ε  (M1; Song et al. 2021, eq. 29)."""
         return along_batch(self.alpha(t), x_0) * x_0 + along_batch(self.sigma(t), x_0) * noise
 
@@ -324,7 +328,12 @@ class Discrete(_VariancePreserving):
         _require(self.steps >= 2, "Discrete", "at least 2 steps", self.steps)
         table = self.table
         _require(len(table) == self.steps, "Discrete", f"{self.steps} betas, one a step", len(table))
-        _require(all(0.0 < beta < 1.0 for beta in table), "Discrete", "every beta strictly between 0 and 1", f"{min(table)} … {max(table)}")
+        _require(
+            all(0.0 < beta < 1.0 for beta in table),
+            "Discrete",
+            "every beta strictly between 0 and 1",
+            f"{min(table)} … {max(table)}",
+        )
 
     @classmethod
     def from_betas(cls, betas: tuple[float, ...]) -> Discrete:
@@ -462,7 +471,12 @@ class VE(Path):
 
     def _check_parameters(self) -> None:
         holds = 0.0 < self.sigma_min < self.sigma_max < math.inf
-        _require(holds, "VE", "0 < sigma_min < sigma_max, both finite", f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}")
+        _require(
+            holds,
+            "VE",
+            "0 < sigma_min < sigma_max, both finite",
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
+        )
 
     @property
     def prior_std(self) -> float:
@@ -512,7 +526,12 @@ class EDM(Path):
 
     def _check_parameters(self) -> None:
         holds = 0.0 < self.sigma_min < self.sigma_max < math.inf
-        _require(holds, "EDM", "0 < sigma_min < sigma_max, both finite", f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}")
+        _require(
+            holds,
+            "EDM",
+            "0 < sigma_min < sigma_max, both finite",
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
+        )
 
     @property
     def t_max(self) -> float:

@@ -165,4 +165,6 @@ def _finite(value: float, where: str) -> float:
 
 
 def _name(wanted: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(wanted, getattr(wanted, "__name__", str(wanted)))
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        wanted, getattr(wanted, "__name__", str(wanted))
+    )

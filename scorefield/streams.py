@@ -89,7 +89,7 @@ def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | Non
     """Any kind of `generator=` argument as a noise source."""
     if generator is None or hasattr(generator, "normal"):
         return cast("NoiseSource | None", generator)
-    return BatchStream(cast(Generator, generator))
+    return BatchStream(generator)
 
 
 def _signed(number: int) -> int:

@@ -46,7 +46,9 @@ def _expected(error: Exception) -> int:
     """The exit code of an error that PyTorch or the system raised for want of memory or storage; others are bugs."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        say(f"error: memory ran out ({text.splitlines()[0] if text else 'no more to be had'}); use a smaller --batch, more micro-batches (--set accumulate=2) or a smaller network (--set network.widths=[64,96])")
+        say(
+            f"error: memory ran out ({text.splitlines()[0] if text else 'no more to be had'}); use a smaller --batch, more micro-batches (--set accumulate=2) or a smaller network (--set network.widths=[64,96])"
+        )
         return OutOfMemoryError.exit_code
     if isinstance(error, OSError) and error.errno is not None:
         say(f"error: {error.strerror}: {error.filename or 'no file named'}")
@@ -76,7 +78,7 @@ def parse(arguments: list[str]) -> Command:
 
         print(f"scorefield {__version__}")
         raise SystemExit(0)
-    return tyro.cli(  # type: ignore[no-any-return]
+    return tyro.cli(
         commands,
         prog="scorefield",
         args=arguments or ["--help"],

@@ -29,10 +29,18 @@ class TrainingProgress:
         self._config = config
         self._last: Progressed | None = None
         self._loss = 0.0
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[figures]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+        )
         console = Console(file=sys.stderr)
         shows = self.leads and sys.stderr.isatty()
-        self._progress = Progress(*columns, console=console, disable=not shows, refresh_per_second=_REFRESHES_PER_SECOND)
+        self._progress = Progress(
+            *columns, console=console, disable=not shows, refresh_per_second=_REFRESHES_PER_SECOND
+        )
         self._task = self._progress.add_task("training", total=1.0, figures="")
 
     def __call__(self, event: Event) -> None:
@@ -53,7 +61,11 @@ class TrainingProgress:
         """The last figures, for `--json`."""
         if self._last is None:
             return {}
-        return {"loss": self._loss, "seconds": round(self._last.seconds, 3), "examples_per_second": round(self._last.examples_per_second, 2)}
+        return {
+            "loss": self._loss,
+            "seconds": round(self._last.seconds, 3),
+            "examples_per_second": round(self._last.examples_per_second, 2),
+        }
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()

@@ -85,17 +85,30 @@ class SampleCommand(Command):
             evaluations = self._draw(model, sampler)
         say(f"drew {self.count} samples into {self.out}")
         if self.json:
-            print_json({"out": self.out, "count": self.count, "seed": self.seed, "sampler": type(sampler).__name__.lower(), "steps": sampler.steps, "evaluations": evaluations})
+            print_json(
+                {
+                    "out": self.out,
+                    "count": self.count,
+                    "seed": self.seed,
+                    "sampler": type(sampler).__name__.lower(),
+                    "steps": sampler.steps,
+                    "evaluations": evaluations,
+                }
+            )
         return 0
 
     def _check(self) -> None:
         if self.count < 1 or self.batch < 1 or self.first < 0:
-            raise UsageError(f"sampling needs -n ≥ 1, --batch ≥ 1 and --first ≥ 0, got {self.count}, {self.batch}, {self.first}")
+            raise UsageError(
+                f"sampling needs -n ≥ 1, --batch ≥ 1 and --first ≥ 0, got {self.count}, {self.batch}, {self.first}"
+            )
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
         extension = os.path.splitext(self.out)[1].lower()
         if extension not in ("", ".png", ".npz", ".gif"):
-            raise UsageError(f"--out {self.out}: cannot write '{extension}'; use .png (a grid), .npz (arrays), .gif (a film) or a folder")
+            raise UsageError(
+                f"--out {self.out}: cannot write '{extension}'; use .png (a grid), .npz (arrays), .gif (a film) or a folder"
+            )
         if os.path.isdir(self.out) and extension:
             raise UsageError(f"--out {self.out} is a folder; name a file in it")
         require_parent(self.out)
@@ -107,19 +120,28 @@ class SampleCommand(Command):
 
         kind = type(default) if self.sampler is None else by_kind(SAMPLERS, self.sampler, "sampler")
         sampler: Any = default if isinstance(default, kind) else kind()
-        options = {"steps": self.steps, "eta": self.eta, "variance": self.variance, "grid": None if self.grid is None else by_kind(GRIDS, self.grid, "grid")()}
+        options = {
+            "steps": self.steps,
+            "eta": self.eta,
+            "variance": self.variance,
+            "grid": None if self.grid is None else by_kind(GRIDS, self.grid, "grid")(),
+        }
         given = {name: value for name, value in options.items() if value is not None}
         known = {field.name for field in fields(sampler)}
         for name in given:
             if name not in known:
-                raise UsageError(f"the sampler {kind.__name__.lower()} has no --{name}; it has {', '.join(f'--{option}' for option in sorted(known))}")
-        return replace(sampler, **given)  # type: ignore[no-any-return]
+                raise UsageError(
+                    f"the sampler {kind.__name__.lower()} has no --{name}; it has {', '.join(f'--{option}' for option in sorted(known))}"
+                )
+        return replace(sampler, **given)
 
     def _draw(self, model: Model, sampler: Sampler) -> int:
         import numpy as np
 
         parts, labels = [], []
-        batches = model.batches(self.count, sampler=sampler, seed=self.seed, classes=self.class_, first=self.first, batch=self.batch)
+        batches = model.batches(
+            self.count, sampler=sampler, seed=self.seed, classes=self.class_, first=self.first, batch=self.batch
+        )
         for samples, numbers in batches:
             parts.append(samples)
             labels.append(numbers)
@@ -134,7 +156,9 @@ def _write(out: str, data: bytes) -> None:
     write_bytes(out, data)
 
 
-def _write_samples(out: str, model: Model, samples: np.ndarray, classes: np.ndarray | None, seed: int, first: int) -> None:
+def _write_samples(
+    out: str, model: Model, samples: np.ndarray, classes: np.ndarray | None, seed: int, first: int
+) -> None:
     if out.endswith(".png"):
         from scorefield.fitting import picture_of
 
@@ -162,7 +186,9 @@ def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -
     from scorefield.evaluation.pictures import lossless_png
 
     folder.mkdir(exist_ok=True)
-    is_image = model.config.representation.layout == "image" and (samples.dtype.name == "uint8" or (samples.dtype.name == "uint16" and samples.ndim == 3))
+    is_image = model.config.representation.layout == "image" and (
+        samples.dtype.name == "uint8" or (samples.dtype.name == "uint16" and samples.ndim == 3)
+    )
     for number, sample in enumerate(samples, start=first):
         data = lossless_png(sample) if is_image else _npy(sample)
         _write(str(folder / f"{number:06d}.{'png' if is_image else 'npy'}"), data)
@@ -184,11 +210,15 @@ def _film(model: Model, sampler: Sampler, count: int, seed: int, class_: str | N
     from scorefield.fitting import value_range
 
     wanted = model._class_numbers(class_, count)
-    states = model.trajectory(count, sampler=sampler, seed=seed, labels=model.labels(seed, first, count, wanted), first=first)
+    states = model.trajectory(
+        count, sampler=sampler, seed=seed, labels=model.labels(seed, first, count, wanted), first=first
+    )
     path, frames = model.config.path, []
     for state in states:
         scale = 1.0 if state.t == 0.0 else (path.alpha(state.t) ** 2 + path.sigma(state.t) ** 2) ** 0.5
-        frames.append(model.config.representation.channels_first(model.config.representation.from_model(state.x / scale)))
+        frames.append(
+            model.config.representation.channels_first(model.config.representation.from_model(state.x / scale))
+        )
     return gif([torch.from_numpy(frame) for frame in _thinned(frames)], value_range=value_range(model))
 
 

@@ -43,7 +43,9 @@ class TrainCommand(Command):
     seed: int | None = None
     """Seed of everything random."""
 
-    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE …"), tyro.conf.UseAppendAction] = ()
+    settings: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE …"), tyro.conf.UseAppendAction
+    ] = ()
     """Any setting by its dotted name, such as optimiser.learning_rate=1e-3, data.size=64, data.flip=true or path=vp; may be repeated."""
 
     threads: int | None = None
@@ -75,6 +77,11 @@ class TrainCommand(Command):
     def configuration(self) -> RunConfig:
         """The preset with `--set` and the options of their own; all checked before torch is imported."""
         settings: dict[str, Any] = parse_settings(self.settings)
-        own = {"steps": self.steps, "minutes": self.minutes, "save_every": self.save_every, "batch": self.batch, "seed": self.seed}
+        own = {
+            "steps": self.steps,
+            "minutes": self.minutes,
+            "save_every": self.save_every,
+            "batch": self.batch,
+            "seed": self.seed,
+        }
         return configure(self.preset, settings | {name: value for name, value in own.items() if value is not None})
-

@@ -58,7 +58,9 @@ class GaussianMixture(Denoiser):
         count, dimension = self.means.shape
         wanted, got = (count, dimension, dimension), tuple(self.covariances.shape)
         if got != wanted or self.weights.shape != (count,):
-            raise UsageError(f"GaussianMixture of means ({count}, {dimension}) needs covariances {wanted} and weights ({count},), got {got} and {tuple(self.weights.shape)}")
+            raise UsageError(
+                f"GaussianMixture of means ({count}, {dimension}) needs covariances {wanted} and weights ({count},), got {got} and {tuple(self.weights.shape)}"
+            )
         if not bool((self.weights > 0).all()):
             raise UsageError("GaussianMixture needs positive weights; leave out the components of weight 0")
         if float(self._eigen[0].min()) < -1e-9:
@@ -72,11 +74,13 @@ class GaussianMixture(Denoiser):
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (k, D) and eigenvectors (k, D, D) of the covariances."""
-        return torch.linalg.eigh(self.covariances.double())  # type: ignore[no-any-return]
+        return torch.linalg.eigh(self.covariances.double())
 
     def _components(self, x_t: Tensor, t: float | Tensor) -> _Components:
         """Weigh the components at x_t and find each one's posterior mean and variances, by its eigenvectors."""
-        alpha, sigma = (value if is_number(value) else value[:, None, None] for value in (self.path.alpha(t), self.path.sigma(t)))  # type: ignore[index]
+        alpha, sigma = (
+            value if is_number(value) else value[:, None, None] for value in (self.path.alpha(t), self.path.sigma(t))
+        )
         values, vectors = self._eigen
         flat = x_t.flatten(1).double()
         centred = torch.einsum("bkd,kde->bke", flat[:, None, :] - alpha * self.means.double(), vectors)
@@ -84,7 +88,9 @@ class GaussianMixture(Denoiser):
         exponent = -0.5 * (centred**2 / total + (2.0 * math.pi * total).log()).sum(-1)
         log_joint = self._log_weights + exponent
         means = torch.einsum("kde,bke->bkd", vectors, alpha * values / total * centred) + self.means.double()
-        return _Components(log_joint, log_joint.softmax(-1), means, (sigma**2 * values / total).expand(len(flat), -1, -1))
+        return _Components(
+            log_joint, log_joint.softmax(-1), means, (sigma**2 * values / total).expand(len(flat), -1, -1)
+        )
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
         """E[x₀ | x_t] exactly: the responsibilities' mean of the components' posterior means  (M6)."""

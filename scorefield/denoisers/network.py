@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
-from scorefield.arithmetic import along_batch, is_number
+from scorefield.arithmetic import Time, along_batch, is_number
 from scorefield.denoisers.base import Denoiser, Prediction
 from scorefield.denoisers.parameterisations import Parameterisation
 from scorefield.paths import Path
@@ -33,9 +33,14 @@ class NetworkDenoiser(Denoiser):
         """Predict x₀ by one call of the network."""
         row = self.parameterisation.coefficients(self.path, t)
         scaled = x_t if is_number(row.input) and row.input == 1.0 else along_batch(row.input, x_t) * x_t
-        label = x_t.new_full((len(x_t),), row.label) if is_number(row.label) else row.label.to(x_t)  # type: ignore[union-attr]
+        label = _per_sample(row.label, x_t)
         output = self.network(scaled, label) if condition is None else self.network(scaled, label, condition)
         x_0 = along_batch(row.out, x_t) * output
         if not (is_number(row.skip) and row.skip == 0.0):
             x_0 = x_0 + along_batch(row.skip, x_t) * x_t
         return Prediction(x_0, x_t, t, self.path)
+
+
+def _per_sample(value: Time, x: Tensor) -> Tensor:
+    """One number for the whole batch, or one a sample, as a (b,) tensor of x's kind."""
+    return x.new_full((len(x),), value) if is_number(value) else value.to(x)  # type: ignore[no-any-return]

@@ -147,5 +147,12 @@ class Preconditioned(Parameterisation):
         return Coefficients(alpha * sigma_data**2 / total, sigma * sigma_data * scale, scale, self.noise_label(path, t))
 
 
-PARAMETERISATIONS: tuple[type[Parameterisation], ...] = (Noise, Data, Score, Velocity, RectifiedVelocity, Preconditioned)
+PARAMETERISATIONS: tuple[type[Parameterisation], ...] = (
+    Noise,
+    Data,
+    Score,
+    Velocity,
+    RectifiedVelocity,
+    Preconditioned,
+)
 """Every public parameterisation; the contract tests run over this list."""

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from scorefield.objectives.denoising import Denoising, Draws, Losses
-from scorefield.objectives.times import TIME_SAMPLINGS, ImportanceSampled, LogNormal, LogUniform, LossHistory, TimeSampling, Uniform
-from scorefield.objectives.weightings import WEIGHTINGS, EDMWeighting, Likelihood, MinSNR, Simple, TruncatedSNR, Weighting
+from scorefield.objectives.times import (
+    TIME_SAMPLINGS,
+    ImportanceSampled,
+    LogNormal,
+    LogUniform,
+    LossHistory,
+    TimeSampling,
+    Uniform,
+)
+from scorefield.objectives.weightings import (
+    WEIGHTINGS,
+    EDMWeighting,
+    Likelihood,
+    MinSNR,
+    Simple,
+    TruncatedSNR,
+    Weighting,
+)
 
 OBJECTIVES: tuple[type[Denoising], ...] = (Denoising,)
 """Every public objective; the contract tests run over this list."""

@@ -70,7 +70,14 @@ class Denoising:
         noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=x_0.device)
         return Draws(self.times.spread(u), noise)
 
-    def losses(self, denoiser: Denoiser, x_0: Float[Tensor, "b *d"], draws: Draws, condition: Any = None, history: LossHistory | None = None) -> Losses:
+    def losses(
+        self,
+        denoiser: Denoiser,
+        x_0: Float[Tensor, "b *d"],
+        draws: Draws,
+        condition: Any = None,
+        history: LossHistory | None = None,
+    ) -> Losses:
         """w(t) ‖x₀ − D(x_t, t)‖² / dim for each sample, by given random numbers  (M17, M30, M31)."""
         path = denoiser.path
         t, importance = self.times.times(path, draws.u, history)
@@ -79,6 +86,8 @@ class Denoising:
         weighted = self.weighting.weight(path, t).to(error) * error
         return Losses(weighted * importance.to(error), t, -path.log_snr(t), weighted.detach())
 
-    def __call__(self, denoiser: Denoiser, x_0: Float[Tensor, "b *d"], condition: Any = None, generator: Generator | None = None) -> Float[Tensor, " b"]:
+    def __call__(
+        self, denoiser: Denoiser, x_0: Float[Tensor, "b *d"], condition: Any = None, generator: Generator | None = None
+    ) -> Float[Tensor, " b"]:
         """The per-sample losses of a batch, its random numbers drawn from the generator."""
         return self.losses(denoiser, x_0, self.draw(x_0, generator), condition).per_sample

@@ -59,7 +59,9 @@ class TimeSampling(ABC):
     stratified: bool = True
 
     @abstractmethod
-    def times(self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """The times at u ∈ (0, 1), and their importance weights (1 where the law is part of the objective)."""
 
     def spread(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -81,7 +83,9 @@ def _uniform_times(path: Path, u: Tensor) -> Tensor:
 class Uniform(TimeSampling):
     """t uniform: DDPM's and the score SDE's."""
 
-    def times(self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """t = t_min + (t_max − t_min) u."""
         return _uniform_times(path, u), u.new_ones(len(u))
 
@@ -101,9 +105,13 @@ class LogNormal(TimeSampling):
 
     def __post_init__(self) -> None:
         if not (0.0 < self.std < math.inf and math.isfinite(self.mean)):
-            raise UsageError(f"LogNormal needs a finite mean and a positive, finite std, got mean={self.mean}, std={self.std}")
+            raise UsageError(
+                f"LogNormal needs a finite mean and a positive, finite std, got mean={self.mean}, std={self.std}"
+            )
 
-    def times(self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """The time at which log(σ/α) = mean + std Φ⁻¹(u), held within the path."""
         normal = (2.0 * u - 1.0).clamp(-1.0 + 1e-15, 1.0 - 1e-15).erfinv() * math.sqrt(2.0)
         return path.time_of(-(self.mean + self.std * normal)).clamp(path.t_min, path.t_max), u.new_ones(len(u))
@@ -114,7 +122,9 @@ class LogNormal(TimeSampling):
 class LogUniform(TimeSampling):
     """λ uniform between its values at t_min and t_max (−10 where nothing of the data is left)."""
 
-    def times(self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """λ = λ_max + (λ_min − λ_max) u."""
         high, low = path.log_snr(path.t_min), max(path.log_snr(path.t_max), -10.0)
         return path.time_of(high + (low - high) * u), u.new_ones(len(u))
@@ -135,13 +145,17 @@ class ImportanceSampled(TimeSampling):
 
     def __post_init__(self) -> None:
         if self.strata < 2 or self.depth < 1:
-            raise UsageError(f"ImportanceSampled needs strata ≥ 2 and depth ≥ 1, got strata={self.strata}, depth={self.depth}")
+            raise UsageError(
+                f"ImportanceSampled needs strata ≥ 2 and depth ≥ 1, got strata={self.strata}, depth={self.depth}"
+            )
 
     def empty_history(self) -> LossHistory:
         """A history with nothing in it."""
         import torch
 
-        return LossHistory(torch.zeros(self.strata, self.depth, dtype=torch.float64), torch.zeros(self.strata, dtype=torch.int64))
+        return LossHistory(
+            torch.zeros(self.strata, self.depth, dtype=torch.float64), torch.zeros(self.strata, dtype=torch.int64)
+        )
 
     def stratum(self, path: Path, t: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The stratum that holds time t."""
@@ -150,7 +164,9 @@ class ImportanceSampled(TimeSampling):
             share = (t * path.steps - 0.5) / path.steps
         return (share * self.strata).long().clamp(0, self.strata - 1)
 
-    def times(self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """The quantile of the piecewise uniform law; importance 1/(strata · p)."""
         p = (history or self.empty_history()).probabilities().to(u)
         ends = p.cumsum(0)

@@ -1,9 +1,9 @@
 r"""How much an error at a noise level counts: factors w(t) of ‖x₀ − D(x_t, t)‖², the one form every loss is brought to.
 
-    ‖ε − ε̂‖² = SNR ‖x₀ − D‖²                                 L_simple  (M17; Ho et al. 2020, eq. 14)
-    λ(σ) = σ²:  σ² ‖ŝ − s‖² = ‖ε − ε̂‖²                         the same for NCSN  (M31)
-    ‖F − F*‖² = (s² + σ_d²)/(s σ_d)² ‖x₀ − D‖²,  s = σ/α      EDM  (Karras et al. 2022, eq. 8)
-    −½ dSNR/dt ‖x₀ − D‖²                                      the likelihood's bound  (M21; Kingma et al. 2021, eq. 18)
+‖ε − ε̂‖² = SNR ‖x₀ − D‖²                                 L_simple  (M17; Ho et al. 2020, eq. 14)
+λ(σ) = σ²:  σ² ‖ŝ − s‖² = ‖ε − ε̂‖²                         the same for NCSN  (M31)
+‖F − F*‖² = (s² + σ_d²)/(s σ_d)² ‖x₀ − D‖²,  s = σ/α      EDM  (Karras et al. 2022, eq. 8)
+−½ dSNR/dt ‖x₀ − D‖²                                      the likelihood's bound  (M21; Kingma et al. 2021, eq. 18)
 """
 
 from __future__ import annotations

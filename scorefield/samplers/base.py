@@ -66,7 +66,15 @@ class Sampler(ABC):
         """How often the denoiser is asked on the whole way from noise to data."""
 
     @abstractmethod
-    def step(self, denoiser: Denoiser, x_t: Float[Tensor, "b *d"], t: float, s: float, noise: Float[Tensor, "b *d"] | None = None, condition: Any = None) -> State:
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "b *d"],
+        t: float,
+        s: float,
+        noise: Float[Tensor, "b *d"] | None = None,
+        condition: Any = None,
+    ) -> State:
         """One step from time t to time s; `noise` is the step's z, None for a step without noise.
 
         `State.evaluations` counts this step alone.
@@ -84,7 +92,9 @@ class Sampler(ABC):
         if start is None or end < start:
             return self.grid.times(path, self.steps, start, end)
         if not self.is_deterministic:
-            raise UsageError(f"{type(self).__name__} draws noise, so it cannot run from data to noise; use a deterministic sampler (DDIM with eta=0, Heun)")
+            raise UsageError(
+                f"{type(self).__name__} draws noise, so it cannot run from data to noise; use a deterministic sampler (DDIM with eta=0, Heun)"
+            )
         upwards = sorted({max(t, path.t_min) for t in self.grid.times(path, self.steps, end, start)})
         return tuple(upwards)
 
@@ -115,7 +125,9 @@ class Sampler(ABC):
         if source is None and not self.is_deterministic:
             raise UsageError(f"{type(self).__name__} draws noise; pass generator= (a torch.Generator or SampleStreams)")
         for number, (t, s) in enumerate(pairwise(self.times(denoiser.path, start, end))):
-            noise = source.normal(x, number + 1) if source is not None and self.needs_noise(denoiser.path, t, s) else None
+            noise = (
+                source.normal(x, number + 1) if source is not None and self.needs_noise(denoiser.path, t, s) else None
+            )
             state = self.step(denoiser, x, t, s, noise, condition)
             x, evaluations = state.x, evaluations + state.evaluations
             yield State(s, x, state.x0, evaluations)

@@ -35,9 +35,13 @@ class Grid(ABC):
         start = path.t_max if start is None else start
         self._check(path, steps, start, end)
         times = self._place(path, steps, start, end)
-        above = times[0] > max(start, path.snap(start)) * (1.0 + 1e-9)  # a chain's steps, pushed apart, may not fit below the start
+        above = times[0] > max(start, path.snap(start)) * (
+            1.0 + 1e-9
+        )  # a chain's steps, pushed apart, may not fit below the start
         if above or any(later >= earlier for earlier, later in pairwise(times)):
-            raise UsageError(f"{self} cannot place {steps} distinct steps between t={start:g} and t={end:g} of this path; use fewer steps or another grid")
+            raise UsageError(
+                f"{self} cannot place {steps} distinct steps between t={start:g} and t={end:g} of this path; use fewer steps or another grid"
+            )
         return times
 
     @abstractmethod
@@ -49,16 +53,23 @@ class Grid(ABC):
         if steps < 1:
             raise UsageError(f"a sampler needs at least 1 step, got {steps}")
         if not 0.0 <= end < start <= path.t_max:
-            raise UsageError(f"sampling goes from a time to a smaller one within [0, {path.t_max:g}], got start={start:g}, end={end:g}")
+            raise UsageError(
+                f"sampling goes from a time to a smaller one within [0, {path.t_max:g}], got start={start:g}, end={end:g}"
+            )
         if isinstance(path, Discrete) and steps > path.steps:
-            raise UsageError(f"{steps} steps are more than this {path.steps}-step model has; use at most {path.steps} or train with a continuous path")
+            raise UsageError(
+                f"{steps} steps are more than this {path.steps}-step model has; use at most {path.steps} or train with a continuous path"
+            )
 
 
 def _spread(low: float, high: float, count: int, curve: float = 1.0) -> list[float]:
     """`count` numbers from high to low, uniform in the number's 1/curve-th power; the ends are exact."""
     if count == 1:
         return [high]
-    inner = [(high ** (1 / curve) + (low ** (1 / curve) - high ** (1 / curve)) * k / (count - 1)) ** curve for k in range(1, count - 1)]
+    inner = [
+        (high ** (1 / curve) + (low ** (1 / curve) - high ** (1 / curve)) * k / (count - 1)) ** curve
+        for k in range(1, count - 1)
+    ]
     return [high, *inner, low]
 
 

@@ -53,7 +53,15 @@ class Heun(Sampler):
         """False."""
         return False
 
-    def step(self, denoiser: Denoiser, x_t: Float[Tensor, "b *d"], t: float, s: float, noise: Float[Tensor, "b *d"] | None = None, condition: Any = None) -> State:
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "b *d"],
+        t: float,
+        s: float,
+        noise: Float[Tensor, "b *d"] | None = None,
+        condition: Any = None,
+    ) -> State:
         """x̄_s = x̄_t + ½ (s_s − s_t) (ε̂_t + ε̂'_s), ε̂'_s at the end of Euler's step  (M26)."""
         row = _heun_row(denoiser.path, t, s)
         x_0 = denoiser(x_t, t, condition).x0

@@ -43,7 +43,15 @@ class _SingleStep(Sampler, ABC):
         """Whether the step's c is not zero; the last step, to data, has none."""
         return not self.is_deterministic and s > 0.0
 
-    def step(self, denoiser: Denoiser, x_t: Float[Tensor, "b *d"], t: float, s: float, noise: Float[Tensor, "b *d"] | None = None, condition: Any = None) -> State:
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "b *d"],
+        t: float,
+        s: float,
+        noise: Float[Tensor, "b *d"] | None = None,
+        condition: Any = None,
+    ) -> State:
         """x_s = a x_t + b D(x_t, t) + c z  (M23)."""
         row = self._row(denoiser.path, t, s)
         x_0 = denoiser(x_t, t, condition).x0
@@ -90,7 +98,9 @@ def _ddim_row(path: Path, t: float, s: float, eta: float) -> _Row:
     (alpha_t, sigma_t), (alpha_s, sigma_s) = marginal(path, t), marginal(path, s)
     kappa = eta * path.posterior(s, t).std if eta > 0.0 and s > 0.0 else 0.0
     if kappa > sigma_s:
-        raise UsageError(f"DDIM with eta={eta:g} would put back more noise than x_s holds at t={s:g}; use a smaller eta or more steps")
+        raise UsageError(
+            f"DDIM with eta={eta:g} would put back more noise than x_s holds at t={s:g}; use a smaller eta or more steps"
+        )
     direction = math.sqrt(sigma_s**2 - kappa**2) / sigma_t
     return _Row(direction, alpha_s - direction * alpha_t, kappa)
 

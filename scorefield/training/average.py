@@ -28,7 +28,7 @@ class Average:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._config = config
         self._exponent = power_exponent(config.width) if config.profile == "power" else 0.0
-        self._pairs = [list(self.network.parameters()), list(network.parameters())]
+        self._pairs: list[list[Tensor]] = [list(self.network.parameters()), list(network.parameters())]
 
     def decay(self, step: int) -> float:
         """β_n at step n ≥ 1."""
@@ -52,7 +52,7 @@ def power_exponent(width: float) -> float:
     low, high = -0.99, 1e6
     for _ in range(200):
         middle = 0.5 * (low + high)
-        if (middle + 1.0) ** 0.5 / ((middle + 2.0) * (middle + 3.0) ** 0.5) > width and middle > 0.0 or middle <= 0.0:
+        if ((middle + 1.0) ** 0.5 / ((middle + 2.0) * (middle + 3.0) ** 0.5) > width and middle > 0.0) or middle <= 0.0:
             low = middle
         else:
             high = middle

@@ -15,8 +15,8 @@ from typing import Any
 
 from scorefield.denoisers.parameterisations import Noise, Parameterisation, Preconditioned
 from scorefield.errors import UsageError, unknown_name
-from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
 from scorefield.model_config import KINDS, NetworkSpec
+from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
 from scorefield.objectives import Denoising, EDMWeighting, LogNormal
 from scorefield.paths import EDM, Discrete, Path
 from scorefield.records import by_kind, field_types, from_plain, to_plain
@@ -52,7 +52,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         sides = (self.size,) if isinstance(self.size, int) else self.size or ()
         _require(all(1 <= side <= 8192 for side in sides), "data.size", "between 1 and 8192 a side", self.size)
-        _require(self.layout in (None, "channels-first", "channels-last"), "data.layout", "channels-first or channels-last", self.layout)
+        _require(
+            self.layout in (None, "channels-first", "channels-last"),
+            "data.layout",
+            "channels-first or channels-last",
+            self.layout,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,17 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         _require(self.kind in ("auto", "muon", "adamw"), "optimiser.kind", "auto, muon or adamw", self.kind)
         _require(0.0 < self.learning_rate <= 1e6, "optimiser.learning_rate", "a positive number", self.learning_rate)
-        _require(len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas), "optimiser.betas", "two numbers in [0, 1)", self.betas)
+        _require(
+            len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas),
+            "optimiser.betas",
+            "two numbers in [0, 1)",
+            self.betas,
+        )
         _require(0.0 <= self.weight_decay <= 1.0, "optimiser.weight_decay", "between 0 and 1", self.weight_decay)
         _require(0 <= self.warmup <= 10**9, "optimiser.warmup", "a number of steps", self.warmup)
-        _require(self.decay in ("cosine", "linear", "constant"), "optimiser.decay", "cosine, linear or constant", self.decay)
+        _require(
+            self.decay in ("cosine", "linear", "constant"), "optimiser.decay", "cosine, linear or constant", self.decay
+        )
         _require(self.clip > 0.0, "optimiser.clip", "positive", self.clip)
 
     def factor(self, step: int, progress: float) -> float:
@@ -109,7 +121,9 @@ class AverageConfig:
     def __post_init__(self) -> None:
         _require(self.profile in ("power", "constant"), "average.profile", "power or constant", self.profile)
         limit = 0.28 if self.profile == "power" else 1e9
-        _require(0.0 < self.width <= limit, "average.width", f"in (0, {limit:g}] for the profile {self.profile}", self.width)
+        _require(
+            0.0 < self.width <= limit, "average.width", f"in (0, {limit:g}] for the profile {self.profile}", self.width
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,9 @@ class RunConfig:
         _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
         _require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
         _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
-        _require(self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16", self.precision)
+        _require(
+            self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16", self.precision
+        )
         _require(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 − 1", self.seed)
         _require(1 <= self.steps <= 10**12, "steps", "at least 1", self.steps)
         _require(self.minutes is None or 0.0 < self.minutes <= 1e7, "minutes", "a positive number", self.minutes)
@@ -186,7 +202,9 @@ def _ddpm() -> RunConfig:
         objective=Denoising(),
         measure=False,
         centre=False,
-        optimiser=OptimiserConfig("adamw", 2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=5000, decay="constant", clip=1.0),
+        optimiser=OptimiserConfig(
+            "adamw", 2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=5000, decay="constant", clip=1.0
+        ),
         average=AverageConfig("constant", 6931.0),
         sampler=Ancestral(steps=1000, variance="large"),
         batch=128,
@@ -250,7 +268,9 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         try:
             settings[name.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError:
-            raise UsageError(f"--set {name}: cannot read '{value[:60]}'; write a number, true, a name or a list [1,2]") from None
+            raise UsageError(
+                f"--set {name}: cannot read '{value[:60]}'; write a number, true, a name or a list [1,2]"
+            ) from None
     return settings
 
 
@@ -271,7 +291,9 @@ def _set(plain: dict[str, Any], name: str, value: Any) -> None:
     for depth, parent in enumerate(parents):
         if not isinstance(place.get(parent), dict):
             _refuse_unknown(place, parent, parents[:depth])
-            raise UsageError(f"'{'.'.join(parents[: depth + 1])}' has no settings of its own to set '{name}' in; set its kind first, as in --set {'.'.join(parents[: depth + 1])}=unet")
+            raise UsageError(
+                f"'{'.'.join(parents[: depth + 1])}' has no settings of its own to set '{name}' in; set its kind first, as in --set {'.'.join(parents[: depth + 1])}=unet"
+            )
         place = place[parent]
     _refuse_unknown(place, last, parents)
     place[last] = value
@@ -284,7 +306,7 @@ def _type_of(name: str) -> Any:
     """The type of a setting by its dotted name; None inside of a record whose kind decides."""
     owner: Any = RunConfig
     for part in name.split("."):
-        types = field_types(owner) if dataclasses.is_dataclass(owner) else {}
+        types = field_types(owner) if isinstance(owner, type) and dataclasses.is_dataclass(owner) else {}
         options = typing.get_args(types.get(part)) if types.get(part) not in KINDS else ()
         owner = NetworkSpec if type(None) in options and UNetSpec in options else types.get(part)
     return owner
@@ -303,7 +325,9 @@ def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[Any, Any]]]:
     if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
-        return [row for key in before for row in _differences(before[key], after[key], f"{name}.{key}" if name else key)]
+        return [
+            row for key in before for row in _differences(before[key], after[key], f"{name}.{key}" if name else key)
+        ]
     return [] if before == after else [(name, (before, after))]
 
 
@@ -325,7 +349,9 @@ def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
         optimiser = replace(optimiser, kind="adamw" if is_mlp else "muon")
     batch = config.batch or (512 if len(found.shape) == 1 else 64)
     precision = found.precision if config.precision == "auto" else config.precision
-    return measured(replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), found.sigma_data)
+    return measured(
+        replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), found.sigma_data
+    )
 
 
 def measured(config: RunConfig, sigma_data: float) -> RunConfig:

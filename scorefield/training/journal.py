@@ -48,7 +48,14 @@ class Tally:
         steps, loss, norm, skipped = self.sums.tolist()
         means = [total / count if count else None for total, count in self.bins.T.tolist()]
         share = max(steps, 1.0)
-        line = {"step": step, "examples": examples, "loss": loss / share if steps else None, "gradient_norm": norm / share if steps else None, "learning_rate": learning_rate, "loss_by_noise": means}
+        line = {
+            "step": step,
+            "examples": examples,
+            "loss": loss / share if steps else None,
+            "gradient_norm": norm / share if steps else None,
+            "learning_rate": learning_rate,
+            "loss_by_noise": means,
+        }
         return line | ({"skipped": int(skipped)} if skipped else {})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -88,7 +95,13 @@ class Journal:
         """Add a line to each."""
         if self._log is not None and self._timing is not None:
             self._log.append(line)
-            self._timing.append({"step": line["step"], "seconds": round(seconds, 3), "examples_per_second": round(examples_per_second, 2)})
+            self._timing.append(
+                {
+                    "step": line["step"],
+                    "seconds": round(seconds, 3),
+                    "examples_per_second": round(examples_per_second, 2),
+                }
+            )
 
     def sync(self) -> None:
         """Make all lines so far survive a power cut."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from scorefield.data import Dataset, DataReport
+from scorefield.data import DataReport, Dataset
 from scorefield.data import report as report_on
 from scorefield.errors import DivergedError, UsageError
 from scorefield.model import Model, weights_of
@@ -26,7 +26,14 @@ from scorefield.records import to_plain
 from scorefield.storage import json_bytes, read_json, require_space, write_bytes
 from scorefield.training.batches import Batches
 from scorefield.training.checkpoints import checkpoint_bytes, clean_leftovers, latest_checkpoint, save_checkpoint
-from scorefield.training.configuration import FREE_TO_CHANGE, RunConfig, Surroundings, changes, read_configuration, resolved
+from scorefield.training.configuration import (
+    FREE_TO_CHANGE,
+    RunConfig,
+    Surroundings,
+    changes,
+    read_configuration,
+    resolved,
+)
 from scorefield.training.interrupts import Interrupt, watched
 from scorefield.training.journal import Clock, Journal, Tally, opened, seconds_until
 from scorefield.training.processes import World, choose_device, joined
@@ -195,14 +202,21 @@ class _Session:
         logger.warning("step %d: the loss or the gradient is not finite; nothing was changed", step)
         in_a_row = len(self.bad) == _MOST_BAD_IN_A_ROW and self.bad[0] > step - _MOST_BAD_IN_A_ROW
         if in_a_row or (len(self.bad) == _MOST_BAD_IN_1000 and self.bad[0] > step - 1000):
-            raise DivergedError(f"training diverged at step {step}: {len(self.bad)} steps of late had a loss or gradient that is not finite; the last checkpoint is good: lower optimiser.learning_rate, or look for extreme values with `scorefield data`")
+            raise DivergedError(
+                f"training diverged at step {step}: {len(self.bad)} steps of late had a loss or gradient that is not finite; the last checkpoint is good: lower optimiser.learning_rate, or look for extreme values with `scorefield data`"
+            )
 
     def _save(self, journal: Journal) -> Saved:
         """Write a checkpoint and the model, in this order: the model is never newer than what can be resumed."""
         step = self.trainer.step
         if self.world.leads and step != self.saved:
             journal.sync()
-            save_checkpoint(self.run, step, self.trainer.tensors() | self.tally.tensors(), {"step": step, "bad_steps": list(self.bad)})
+            save_checkpoint(
+                self.run,
+                step,
+                self.trainer.tensors() | self.tally.tensors(),
+                {"step": step, "bad_steps": list(self.bad)},
+            )
         if self.world.leads:
             save_model(self.run.path, self.trainer.model_config.to_plain(), weights_of(self.trainer.average.network))
         self.saved = step
@@ -225,7 +239,12 @@ def _agreed(config: RunConfig, found: DataReport, run: RunFolder, world: World, 
         data = {"name": found.name, "digest": found.digest}
         machine = {"threads": torch.get_num_threads(), "processes": world.size, "versions": versions()}
         write_bytes(run.data_report, json_bytes(found.to_dict()))
-        write_bytes(path, json_bytes({"requested": to_plain(config), "resolved": to_plain(settled), "data": data, "machine": machine}))
+        write_bytes(
+            path,
+            json_bytes(
+                {"requested": to_plain(config), "resolved": to_plain(settled), "data": data, "machine": machine}
+            ),
+        )
     return settled
 
 
@@ -234,16 +253,28 @@ def _require_same(before: RunConfig, now: RunConfig, data: Any, found: DataRepor
     differing = {name: pair for name, pair in changes(before, now).items() if name.split(".")[0] not in FREE_TO_CHANGE}
     if differing:
         rows = "; ".join(f"{name} was {old}, now {new}" for name, (old, new) in differing.items())
-        raise UsageError(f"'{run.path}' holds a run of another configuration: {rows}; repeat the first command to resume, or choose another --out (free to change: {', '.join(FREE_TO_CHANGE)})")
+        raise UsageError(
+            f"'{run.path}' holds a run of another configuration: {rows}; repeat the first command to resume, or choose another --out (free to change: {', '.join(FREE_TO_CHANGE)})"
+        )
     if data["digest"] != found.digest:
-        raise UsageError(f"'{run.path}' was trained on other data: '{data['name']}' then, '{found.name}' now, or the same with files added, removed or changed; train on the same data or choose another --out")
+        raise UsageError(
+            f"'{run.path}' was trained on other data: '{data['name']}' then, '{found.name}' now, or the same with files added, removed or changed; train on the same data or choose another --out"
+        )
 
 
 def _warn_of_other_machine(stored: Any, world: World) -> None:
-    machine, now = stored["machine"], {"threads": torch.get_num_threads(), "processes": world.size, "versions": versions()}
+    machine, now = (
+        stored["machine"],
+        {"threads": torch.get_num_threads(), "processes": world.size, "versions": versions()},
+    )
     for name in ("threads", "processes", "versions"):
         if machine[name] != now[name] and world.leads:
-            logger.warning("this run was made with %s %s, now %s: it goes on, but not with the same bits", name, machine[name], now[name])
+            logger.warning(
+                "this run was made with %s %s, now %s: it goes on, but not with the same bits",
+                name,
+                machine[name],
+                now[name],
+            )
 
 
 def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> ModelConfig:

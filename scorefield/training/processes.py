@@ -38,9 +38,14 @@ class World:
         """
         parts = self.size * accumulate
         if batch % parts:
-            raise UsageError(f"a batch of {batch} does not divide among {self.size} processes × {accumulate} micro-batches; use a multiple of {parts}")
+            raise UsageError(
+                f"a batch of {batch} does not divide among {self.size} processes × {accumulate} micro-batches; use a multiple of {parts}"
+            )
         width = batch // parts
-        return [slice(part * width, (part + 1) * width) for part in range(self.rank * accumulate, (self.rank + 1) * accumulate)]
+        return [
+            slice(part * width, (part + 1) * width)
+            for part in range(self.rank * accumulate, (self.rank + 1) * accumulate)
+        ]
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         """The network with its gradients averaged over the processes."""
@@ -97,5 +102,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"no device '{name}' here; use cpu" + (", cuda or cuda:N" if torch.cuda.is_available() else "")) from None
+        raise UsageError(
+            f"no device '{name}' here; use cpu" + (", cuda or cuda:N" if torch.cuda.is_available() else "")
+        ) from None
     return device

@@ -73,7 +73,9 @@ class Trainer:
         self.step += 1
         self.optimiser.zero_grad(set_to_none=True)
         rows = [self._micro_batch(batch[part], number) for number, part in enumerate(self._parts)]
-        losses, log_sigma, times, unweighted = (self.world.gather(torch.cat(column)) for column in zip(*rows, strict=True))
+        losses, log_sigma, times, unweighted = (
+            self.world.gather(torch.cat(column)) for column in zip(*rows, strict=True)
+        )
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip))
         is_finite = bool(losses.isfinite().all()) and norm < float("inf")
         if is_finite:
@@ -149,4 +151,6 @@ def make_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.O
     betas = (config.betas[0], config.betas[1])
     if config.kind == "muon":
         return Muon(parameter_groups(network), config.learning_rate, betas=betas, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(network.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        network.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True
+    )

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from scorefield.data import open_data
-from scorefield.errors import DivergedError
+from scorefield.errors import DivergedError, MissingExtraError
 from scorefield.evaluation.pictures import png
 from scorefield.evaluation.report import report_html
 from scorefield.model import Model, load
 from scorefield.storage import write_bytes
 from scorefield.training.configuration import RunConfig, configure
-from scorefield.training.loop import Ended, Event, Previewed, train
+from scorefield.training.loop import Ended, Event, Logged, Previewed, train
 
 _PREVIEW_SAMPLES = 36
 _PREVIEW_STEPS = 18
@@ -69,9 +69,12 @@ def run_training(
     size = tuple(options.size) if isinstance(options.size, tuple) else options.size
     dataset = open_data(data, size=size, layout=options.layout, skip_bad=options.skip_bad)  # type: ignore[arg-type]
     end = None
+    board = tensorboard_writer(Path(out)) if config.tensorboard else None
     for event in train(config, dataset, out, device=device):
         if isinstance(event, Previewed):
             write_preview(event, Path(out))
+        if isinstance(event, Logged) and board is not None:
+            write_scalars(board, event)
         if watch is not None:
             watch(event)
         end = event if isinstance(event, Ended) else end
@@ -87,6 +90,27 @@ def write_preview(event: Previewed, run: Path) -> None:
     sampler = event.model.config.sampler
     samples = event.model.sample(_PREVIEW_SAMPLES, sampler=replace(sampler, steps=min(sampler.steps, _PREVIEW_STEPS)))
     write_bytes(run / "samples" / f"step-{event.step}.png", picture_of(event.model, samples))
+
+
+def tensorboard_writer(run: Path) -> Any:
+    """A writer of TensorBoard's files in the run's folder. Raises MissingExtraError."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("logging to TensorBoard", "track") from None
+    return SummaryWriter(run / "tensorboard")
+
+
+def write_scalars(board: Any, event: Logged) -> None:
+    """Hand a line of the log to TensorBoard: its numbers, and the losses by noise level."""
+    step = event.line["step"]
+    numbers = {name: value for name, value in event.line.items() if isinstance(value, (int, float)) and name != "step"}
+    for name, value in (numbers | {"examples_per_second": event.examples_per_second}).items():
+        board.add_scalar(name, value, step)
+    for number, value in enumerate(event.line["loss_by_noise"]):
+        if value is not None:
+            board.add_scalar(f"loss_by_noise/{number}", value, step)
+    board.flush()
 
 
 def picture_of(model: Model, samples: Any, columns: int | None = None) -> bytes:

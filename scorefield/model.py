@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scorefield.denoisers import Centred, Denoiser, NetworkDenoiser
+from scorefield.denoisers import Centred, Clipped, Denoiser, NetworkDenoiser
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
@@ -43,8 +43,10 @@ class Model:
 
     @property
     def denoiser(self) -> Denoiser:
-        """E[x₀ | x_t] in model space, for any sampler or wrapper."""
-        return make_denoiser(self.config, self.network)
+        """E[x₀ | x_t] in model space, for any sampler or wrapper; clipped where the model is to be."""
+        denoiser = make_denoiser(self.config, self.network)
+        clips = self.config.clip and self.config.representation.levels is not None
+        return Clipped(denoiser) if clips else denoiser
 
     @property
     def device(self) -> torch.device:

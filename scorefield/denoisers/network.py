@@ -43,4 +43,4 @@ class NetworkDenoiser(Denoiser):
 
 def _per_sample(value: Time, x: Tensor) -> Tensor:
     """One number for the whole batch, or one a sample, as a (b,) tensor of x's kind."""
-    return x.new_full((len(x),), value) if is_number(value) else value.to(x)  # type: ignore[no-any-return]
+    return x.new_full((len(x),), value) if is_number(value) else value.to(x)

@@ -139,6 +139,7 @@ class RunConfig:
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
+        clip: whether the denoiser is held within the range of integer data when it is sampled.
         batch: samples a step, over all processes; None is 64, or 512 for points (D,).
         accumulate: micro-batches a step in each process.
         label_dropout: share of the samples trained without their label, for classifier-free guidance.
@@ -149,6 +150,7 @@ class RunConfig:
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
         previews: how many grids of samples are drawn on the way.
+        tensorboard: whether the log goes to TensorBoard too, in the run's folder `tensorboard` (extra `track`).
     """
 
     preset: str = "default"
@@ -162,6 +164,7 @@ class RunConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     sampler: Sampler = field(default_factory=Heun)
+    clip: bool = False
     batch: int | None = None
     accumulate: int = 1
     label_dropout: float = 0.1
@@ -173,6 +176,7 @@ class RunConfig:
     save_every: int = 500
     log_every: int = 10
     previews: int = 4
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
@@ -189,7 +193,17 @@ class RunConfig:
         _require(0 <= self.previews <= 10_000, "previews", "between 0 and 10000", self.previews)
 
 
-FREE_TO_CHANGE = ("steps", "minutes", "save_every", "log_every", "previews", "compile", "sampler")
+FREE_TO_CHANGE = (
+    "steps",
+    "minutes",
+    "save_every",
+    "log_every",
+    "previews",
+    "tensorboard",
+    "compile",
+    "sampler",
+    "clip",
+)
 """What a resumed run may change: everything else would make it another run."""
 
 
@@ -207,6 +221,7 @@ def _ddpm() -> RunConfig:
         ),
         average=AverageConfig("constant", 6931.0),
         sampler=Ancestral(steps=1000, variance="large"),
+        clip=True,
         batch=128,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +66,14 @@ class Progressed:
     examples_per_second: float
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A line went into the log: `line` as log.jsonl has it, and the speed since this process began."""
+
+    line: Mapping[str, Any]
+    examples_per_second: float
+
+
 @dataclass(frozen=True, eq=False)
 class Previewed:
     """It is time to look: the model as it is now."""
@@ -94,7 +102,7 @@ class Ended:
     interrupted_by: int | None
 
 
-Event = Progressed | Previewed | Saved | Ended
+Event = Progressed | Logged | Previewed | Saved | Ended
 
 
 def train(config: RunConfig, dataset: Dataset, out: str, *, device: str | None = None) -> Iterator[Event]:
@@ -164,7 +172,7 @@ class _Session:
             stopped, progress = self._agree(interrupt)
             previewed = int(progress * self.config.previews)
             while progress < 1.0 and not stopped:
-                yield self._step(progress, journal)
+                yield from self._step(progress, journal)
                 stopped, progress = self._agree(interrupt)
                 if self.world.leads and int(progress * self.config.previews) > previewed:
                     previewed = int(progress * self.config.previews)
@@ -182,7 +190,7 @@ class _Session:
             return int(stopped), min(1.0, seconds / (60.0 * self.config.minutes))
         return int(stopped), self.trainer.step / self.config.steps
 
-    def _step(self, progress: float, journal: Journal) -> Progressed:
+    def _step(self, progress: float, journal: Journal) -> Iterator[Event]:
         result = self.trainer.train_step(self.batches.batch(self.trainer.step + 1), progress)
         step = self.trainer.step
         self.tally.add(result)
@@ -192,9 +200,11 @@ class _Session:
         rate = (step - self.first) * self.batch / max(seconds - self.clock.before, 1e-9)
         if step % self.config.log_every == 0:
             peak = self.config.optimiser.learning_rate * self.config.optimiser.factor(step, progress)
-            journal.write(self.tally.line(step, step * self.batch, peak), seconds, rate)
+            line = self.tally.line(step, step * self.batch, peak)
+            journal.write(line, seconds, rate)
             self.tally = Tally()
-        return Progressed(step, progress, float(result.losses.mean()), seconds, rate)
+            yield Logged(line, rate)
+        yield Progressed(step, progress, float(result.losses.mean()), seconds, rate)
 
     def _count_bad(self, step: int) -> None:
         """Note a step that was not finite; give up after ten in a row or within a thousand."""
@@ -287,6 +297,7 @@ def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> Mod
         network=config.network,
         objective=config.objective,
         sampler=config.sampler,
+        clip=config.clip,
         representation=found.representation,
         mean=tuple(found.model_channel_means) if config.centre else (0.0,),
         sigma_data=found.sigma_data,

@@ -143,7 +143,12 @@ class _Session:
     def __init__(self, config: RunConfig, dataset: Dataset, run: RunFolder, world: World, device: torch.device) -> None:
         self.run, self.world = run, world
         found = report_on(dataset)
+        # The leader settles what the configuration leaves open; the others then read it.
+        if not world.leads:
+            world.wait()
         self.config = _agreed(config, found, run, world, device)
+        if world.leads:
+            world.wait()
         model_config = _model_config(self.config, found, dataset)
         if world.leads:
             save_config(run.path, model_config.to_plain())

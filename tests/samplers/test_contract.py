@@ -17,7 +17,7 @@ from scorefield.samplers import DDIM, SAMPLERS, Ancestral, Heun, Karras, Leading
 from scorefield.streams import SampleStreams
 from tests.worlds import EVERY_PATH, RANKS, Shrinking, normal, seeded
 
-VARIANTS: dict[str, Sampler] = {cls.__name__: cls() for cls in SAMPLERS} | {
+VARIANTS: dict[str, Sampler] = {cls.__name__: cls() for cls in SAMPLERS} | {  # type: ignore[call-arg]  # each has defaults
     "DDIM-half": DDIM(eta=0.5),
     "DDIM-one": DDIM(eta=1.0),
     "Ancestral-large": Ancestral(variance="large"),

@@ -86,7 +86,7 @@ def test_whole_runs_of_eta_one_and_ancestral_agree() -> None:
         sampler.sample(mixture(path), x_T, generator=seeded(1))
         for sampler in (DDIM(steps=37, eta=1.0), Ancestral(steps=37))
     ]
-    assert torch.allclose(*runs, rtol=1e-8, atol=1e-9)
+    assert torch.allclose(runs[0], runs[1], rtol=1e-8, atol=1e-9)
 
 
 @every_path

@@ -262,7 +262,9 @@ def _read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             raise ValueError(f"format version {version}")
         shape, _, dtype = readers[version](file, max_header_size=_MAX_HEADER_BYTES)
     except Exception as error:  # NumPy parses the header as Python: hostile ones raise nearly any type
-        raise UsageError(f"{name}: not an intact NumPy array ({str(error)[:80]}); write it again with np.save") from error
+        raise UsageError(
+            f"{name}: not an intact NumPy array ({str(error)[:80]}); write it again with np.save"
+        ) from error
     return shape, dtype
 
 

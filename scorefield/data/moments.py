@@ -17,10 +17,11 @@ from scorefield.data.representation import Representation
 MAX_RANK = 64
 MAX_EXAMPLES = 10_000
 MAX_PAIRED = 2_000
-_MAX_VALUES = 1 << 25
+_MAX_VALUES = 1 << 24
+_CHUNK_VALUES = 1 << 20
 _FULL_SPECTRUM = 1024
 _OVERSAMPLING = 16
-_POWER_ITERATIONS = 3
+_POWER_ITERATIONS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def moments(dataset: Dataset, representation: Representation, mean: np.ndarray) 
     """
     size = representation.size
     chosen = _spread(len(dataset), min(MAX_EXAMPLES, max(256, _MAX_VALUES // size)))
-    z = _model_space(dataset.batch(chosen), representation).reshape(len(chosen), size)
+    z = _read(dataset, representation, chosen)
     paired = z[_spread(len(z), min(MAX_PAIRED, len(z)))]
     distance = _largest_distance(paired)
     z -= z.mean(axis=0)
@@ -64,7 +65,7 @@ def moments(dataset: Dataset, representation: Representation, mean: np.ndarray) 
     eigenvalues, eigenvectors = _principal(z)
     beyond = size - len(eigenvalues)
     return Moments(
-        mean=_model_space(mean.reshape(1, *representation.shape), representation, np.float64).reshape(size),
+        mean=_model_space(mean.reshape(1, *representation.shape), representation).reshape(size),
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
         residual_variance=max(0.0, float(variances.sum() - eigenvalues.sum())) / beyond if beyond else 0.0,
@@ -81,14 +82,24 @@ def _spread(count: int, wanted: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(count, size=wanted, replace=False))
 
 
-def _model_space(batch: np.ndarray, representation: Representation, dtype: type = np.float32) -> np.ndarray:
-    """z = (x − shift)/scale without torch, so that a data report needs none."""
+def _read(dataset: Dataset, representation: Representation, chosen: np.ndarray) -> np.ndarray:
+    """Some examples in model space, (n, D) float32, with no more than a few at a time in 64 bits."""
+    z = np.empty((len(chosen), representation.size), np.float32)
+    step = max(1, _CHUNK_VALUES // representation.size)
+    for start in range(0, len(chosen), step):
+        batch = dataset.batch(chosen[start : start + step])
+        z[start : start + step] = _model_space(batch, representation).reshape(len(batch), -1)
+    return z
+
+
+def _model_space(batch: np.ndarray, representation: Representation) -> np.ndarray:
+    """z = (x − shift)/scale in 64 bits and without torch, so that a data report needs none."""
     along = (-1, *(1,) * (len(representation.shape) - 1))
     shift, scale = (np.array(values).reshape(along) for values in (representation.shift, representation.scale))
     z = batch.astype(np.float64)
     z -= shift
     z /= scale
-    return z.astype(dtype)
+    return z
 
 
 def _largest_distance(z: np.ndarray) -> float:
@@ -105,13 +116,21 @@ def _principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if size <= _FULL_SPECTRUM:
         values, vectors = np.linalg.eigh((z.T @ z).astype(np.float64) / max(1, n - 1))
         return np.maximum(values[::-1][:rank], 0.0), vectors.T[::-1][:rank].astype(np.float32)
-    return _principal_by_iteration(z, rank)
+    return _principal_by_examples(z, rank) if n <= _FULL_SPECTRUM else _principal_by_iteration(z, rank)
+
+
+def _principal_by_examples(z: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same for few examples of large D: eigenvectors of ZᵀZ are Zᵀu/‖Zᵀu‖ for eigenvectors u of ZZᵀ."""
+    values, vectors = np.linalg.eigh((z @ z.T).astype(np.float64))
+    directions = vectors.T[::-1][:rank].astype(np.float32) @ z
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    return np.maximum(values[::-1][:rank], 0.0) / max(1, len(z) - 1), directions / np.maximum(lengths, 1e-12)
 
 
 def _principal_by_iteration(z: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """The same for large D, by randomised subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4)."""
     n, size = z.shape
-    start = np.random.default_rng(0).standard_normal((size, min(rank + _OVERSAMPLING, n))).astype(np.float32)
+    start = np.random.default_rng(0).standard_normal((size, rank + _OVERSAMPLING)).astype(np.float32)
     basis = np.linalg.qr(z.T @ (z @ start))[0]
     for _ in range(_POWER_ITERATIONS):
         basis = np.linalg.qr(z.T @ (z @ basis))[0]

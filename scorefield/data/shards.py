@@ -67,7 +67,7 @@ def _expand(data: str) -> list[Path]:
     """The shards that a pattern names, in order."""
     match = _RANGE.search(data)
     if match is None:
-        found = sorted(glob.glob(str(Path(data).expanduser()))) or [data]  # noqa: PTH207 - the folder may hold stars too
+        found = sorted(glob.glob(str(Path(data).expanduser()))) or [data]
     else:
         first, last = int(match[1]), int(match[2])
         if not 0 <= last - first < MAX_SHARDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_foreign_byte_order_reads_as_the_same_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["samples", "x", "images", "data", "anything"])
 @pytest.mark.parametrize("label_key", ["labels", "y", "classes"])
 def test_npz_finds_samples_and_labels(tmp_path: Path, key: str, label_key: str) -> None:
-    np.savez(tmp_path / "x.npz", **{key: noise(5, 4, 4), label_key: [3, 7, 3, 9, 9]})
+    npz_of(tmp_path / "x.npz", **{key: noise(5, 4, 4), label_key: np.array([3, 7, 3, 9, 9])})
     data = open_data(tmp_path / "x.npz")
     assert data.labels is not None and data.labels.tolist() == [0, 1, 0, 2, 2]
     assert data.class_names == ("3", "7", "9")
@@ -165,8 +166,8 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def npz_of(path: Path, **arrays: np.ndarray) -> Path:
-    np.savez(path, **arrays)
+def npz_of(path: Path, **entries: Any) -> Path:
+    np.savez(path, **entries)
     return path
 
 

@@ -36,13 +36,23 @@ def reasons(data: Dataset) -> dict[str, str]:
 
 def test_pixels_come_as_they_are(tmp_path: Path) -> None:
     data = open_data(image_folder(tmp_path, 5, grey=False))
-    assert (data.shape, data.dtype, data.layout) == ((3, 8, 8), np.uint8, "image")
+    assert (data.shape, data.dtype.name, data.layout) == ((3, 8, 8), "uint8", "image")
     assert np.array_equal(data.batch([3, 1]), np.stack([noise(8, 8, 3, seed=s).transpose(2, 0, 1) for s in (3, 1)]))
 
 
 def test_order_is_that_of_the_bytes_of_the_path(tmp_path: Path) -> None:
     """Not of the language, the file system, or the directory first; and names of any bytes are read."""
-    names = [b"B.png", b"a.png", b"\xff.png", "é.png".encode(), "😀.png".encode(), b"10.png", b"9.png", b"a\nb.png", b"a b.png"]
+    names = [
+        b"B.png",
+        b"a.png",
+        b"\xff.png",
+        "é.png".encode(),
+        "😀.png".encode(),
+        b"10.png",
+        b"9.png",
+        b"a\nb.png",
+        b"a b.png",
+    ]
     names.append(b"l" * 251 + b".png")
     for value, name in enumerate(names):
         flat(tmp_path / os.fsdecode(name), value)
@@ -96,7 +106,9 @@ def test_animations_are_used_with_a_warning(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     data = open_data(tmp_path)
-    assert data.batch([0])[0, :, 0, 0].tolist() == [255, 0, 0] and "1 animated: only the first frame is used" in data.notes
+    assert (
+        data.batch([0])[0, :, 0, 0].tolist() == [255, 0, 0] and "1 animated: only the first frame is used" in data.notes
+    )
 
 
 def test_several_sizes_are_refused_with_the_fix_and_brought_to_one(tmp_path: Path) -> None:
@@ -149,7 +161,18 @@ def test_the_zoo_is_counted_by_reason_and_the_good_keep_their_order(tmp_path: Pa
     assert found["nowhere.png"] == "cannot be read: No such file or directory"
     assert found["out.png"].startswith("link leading out of the folder")
     assert found["up"].startswith("link to a folder")
-    assert set(found) == {"cut.png", "empty.png", "text.jpg", "bomb.png", "dir.png", "pipe.png", "loop.png", "nowhere.png", "out.png", "up"}
+    assert set(found) == {
+        "cut.png",
+        "empty.png",
+        "text.jpg",
+        "bomb.png",
+        "dir.png",
+        "pipe.png",
+        "loop.png",
+        "nowhere.png",
+        "out.png",
+        "up",
+    }
     assert report(data).skipped_by_reason["not a regular file"] == ["dir.png", "pipe.png"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scorefield.data.images import ImageError, decode, read_header, resized, str
 from tests.data.zoo import noise, png, png_bomb
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> io.BytesIO:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     buffer.seek(0)
@@ -25,7 +26,7 @@ GREY = noise(5, 7)
 RGB = noise(5, 7, 3)
 
 
-def decoded(image: Image.Image, kind: str = "PNG", **options: object) -> np.ndarray:
+def decoded(image: Image.Image, kind: str = "PNG", **options: Any) -> np.ndarray:
     """Through a file and back, as the kind that its header says."""
     with strict_pillow():
         file = encoded(image, kind, **options)
@@ -51,7 +52,7 @@ def test_grey_pixels_are_kept(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_colour_pixels_are_kept(kind: str) -> None:
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     assert np.array_equal(decoded(Image.fromarray(RGB), kind, **options), RGB.transpose(2, 0, 1))
 
 
@@ -106,7 +107,7 @@ def test_exif_turns_images_upright(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(GREY if kind != "WEBP" else RGB)
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     pixels = decoded(image, kind, exif=exif, **options)
     with Image.open(encoded(image, kind, exif=exif, **options)) as again:
         upright = np.asarray(ImageOps.exif_transpose(again))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scorefield.data import Representation, open_data, report
 from scorefield.errors import UsageError
 from tests.data.zoo import noise
 
+FLOAT_WIDTHS: dict[int, Literal[16, 32, 64]] = {2: 16, 4: 32, 8: 64}
 DTYPES = ["uint8", "uint16", "int16", "int64", "float16", "float32", "float64"]
 
 
@@ -28,11 +30,12 @@ def data_arrays(draw: st.DrawFn) -> np.ndarray:
     """Arrays of every dtype and rank, a few examples each."""
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     shape = draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))
+    elements: st.SearchStrategy[Any]
     if dtype.kind == "f":
-        elements = st.floats(-1000, 1000, width=dtype.itemsize * 8)  # type: ignore[arg-type]
+        elements = st.floats(-1000, 1000, width=FLOAT_WIDTHS[dtype.itemsize])
     else:
         low = 0 if dtype.kind == "u" else -300
-        elements = st.integers(low, 255 if dtype.itemsize == 1 else 5000)  # type: ignore[assignment]
+        elements = st.integers(low, 255 if dtype.itemsize == 1 else 5000)
     return draw(arrays_of.arrays(dtype, tuple(shape), elements=elements))
 
 
@@ -48,14 +51,22 @@ def test_data_come_back_in_their_own_dtype_and_layout(array: np.ndarray) -> None
     if array.dtype.kind == "f":
         spread = max(abs(value) for value in (*representation.scale, *representation.shift, 1e-3))
         tolerance = 1e-5 * spread + np.abs(batch) * np.finfo(array.dtype).eps
-        assert (np.abs(representation.channels_first(back) - batch.astype(np.float64)) <= tolerance + 1e-6 * np.abs(batch)).all()
+        assert (
+            np.abs(representation.channels_first(back) - batch.astype(np.float64)) <= tolerance + 1e-6 * np.abs(batch)
+        ).all()
     else:
         assert np.array_equal(representation.channels_first(back), batch)
 
 
 @pytest.mark.parametrize(
     ("shape", "back"),
-    [((4, 8, 6), (4, 8, 6)), ((4, 8, 6, 3), (4, 8, 6, 3)), ((4, 3, 8, 6), (4, 3, 8, 6)), ((4, 8, 6, 1), (4, 8, 6)), ((4, 9), (4, 9))],
+    [
+        ((4, 8, 6), (4, 8, 6)),
+        ((4, 8, 6, 3), (4, 8, 6, 3)),
+        ((4, 3, 8, 6), (4, 3, 8, 6)),
+        ((4, 8, 6, 1), (4, 8, 6)),
+        ((4, 9), (4, 9)),
+    ],
 )
 def test_results_have_the_layout_of_the_data(shape: tuple[int, ...], back: tuple[int, ...]) -> None:
     """Images are N,H,W or N,H,W,C; what came channels first goes out so."""
@@ -110,7 +121,10 @@ def test_integers_of_too_many_values_are_refused_with_the_fix() -> None:
 
 def test_integers_stay_in_range_whatever_the_model_says() -> None:
     r = representation_of(noise(4, 8, 6))
-    assert np.unique(r.from_model(torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 6))).tolist() == [0, 255]
+    assert np.unique(r.from_model(torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 6))).tolist() == [
+        0,
+        255,
+    ]
 
 
 def test_256_levels_are_the_familiar_map() -> None:
@@ -156,7 +170,15 @@ def test_the_log_determinant_is_that_of_the_map() -> None:
 def test_the_input_is_not_changed() -> None:
     for array in (noise(2, 1, 4, 4), np.ones((2, 1, 4, 6), np.float32), np.ones((2, 1, 4, 6))):
         before = array.copy()
-        Representation((1, *array.shape[2:]), array.dtype.name, "array", (3.0,), (2.0,), 0, 256 if array.dtype == np.uint8 else None).to_model(array)
+        Representation(
+            (1, *array.shape[2:]),
+            array.dtype.name,
+            "array",
+            (3.0,),
+            (2.0,),
+            0,
+            256 if array.dtype == np.uint8 else None,
+        ).to_model(array)
         assert np.array_equal(array, before)
 
 

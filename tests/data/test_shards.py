@@ -31,7 +31,12 @@ def test_shards_are_one_dataset_in_order(tmp_path: Path, pattern: str) -> None:
 
 
 def test_classes_may_be_names_in_json_or_missing(tmp_path: Path) -> None:
-    named = {"a.jpg": png(noise(4, 4)), "a.json": b'{"label": "cat"}', "b.png": png(noise(4, 4)), "b.json": b'{"label": "ape"}'}
+    named = {
+        "a.jpg": png(noise(4, 4)),
+        "a.json": b'{"label": "cat"}',
+        "b.png": png(noise(4, 4)),
+        "b.json": b'{"label": "ape"}',
+    }
     assert open_data(str(shard(tmp_path / "a.tar", named))).class_names == ("ape", "cat")
     assert open_data(str(shard(tmp_path / "b.tar", members(0, 2, label=False)))).labels is None
 
@@ -44,6 +49,7 @@ def test_bad_images_are_named_by_their_shard(tmp_path: Path) -> None:
 
 def test_members_are_never_unpacked(tmp_path: Path) -> None:
     """A name that climbs out of the folder is only a name."""
-    path = shard(tmp_path / "in" / "a.tar" if (tmp_path / "in").mkdir() else tmp_path / "in" / "a.tar", {"../../x.png": png(noise(4, 4))})
+    (tmp_path / "in").mkdir()
+    path = shard(tmp_path / "in" / "a.tar", {"../../x.png": png(noise(4, 4))})
     before = sorted(tmp_path.rglob("*"))
     assert len(open_data(str(path))) == 1 and sorted(tmp_path.rglob("*")) == before

@@ -79,7 +79,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_a_saved_hugging_face_data_set_opens_with_its_class_names(tmp_path: Path) -> None:
     import datasets
 
-    features = datasets.Features({"x": datasets.Sequence(datasets.Value("float32")), "label": datasets.ClassLabel(names=["no", "yes"])})
+    features = datasets.Features(
+        {"x": datasets.Sequence(datasets.Value("float32")), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
     table = datasets.Dataset.from_dict({"x": [[1.0, 2.0], [3.0, 4.0]], "label": [1, 0]}, features=features)
     datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(str(tmp_path / "saved"))
     data = open_data(f"hf:{tmp_path}/saved")

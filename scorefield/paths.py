@@ -455,9 +455,43 @@ class SubVP(Path):
         return _linear_integral_inverse(self.beta_min, self.beta_max, 2.0 * asinh(0.5 * exp(-log_snr)))
 
 
+@dataclass(frozen=True)
+class _Unscaled(Path, ABC):
+    """α = 1: noise is added and the data are never shrunk, so that λ = −log σ.
+
+    Attributes:
+        sigma_min, sigma_max: the least and the largest noise.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    def _check_parameters(self) -> None:
+        holds = 0.0 < self.sigma_min < self.sigma_max < math.inf
+        got = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+        _require(holds, type(self).__name__, "0 < sigma_min < sigma_max, both finite", got)
+
+    @property
+    def prior_std(self) -> float:
+        """σ_max."""
+        return self.sigma_max
+
+    def alpha(self, t: Time) -> Time:
+        """1."""
+        return 0.0 * t + 1.0
+
+    def alpha_rate(self, t: Time) -> Time:
+        """0."""
+        return 0.0 * t
+
+    def log_snr(self, t: Time) -> Time:
+        """λ = −log σ."""
+        return -log(self.sigma(t))
+
+
 @final
 @dataclass(frozen=True)
-class VE(Path):
+class VE(_Unscaled):
     """Variance exploding: α = 1, σ = σ_min (σ_max/σ_min)^t, t ∈ [0, 1]  (NCSN; score SDE, eq. 30–31).
 
     `pure` subtracts σ_min², so that σ(0) = 0, as the SDE itself says; the code of its authors does not, nor does the default.
@@ -469,27 +503,9 @@ class VE(Path):
     t_max: float = 1.0
     t_min: float = 1e-5
 
-    def _check_parameters(self) -> None:
-        holds = 0.0 < self.sigma_min < self.sigma_max < math.inf
-        _require(
-            holds,
-            "VE",
-            "0 < sigma_min < sigma_max, both finite",
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
-        )
-
-    @property
-    def prior_std(self) -> float:
-        """σ_max."""
-        return self.sigma_max
-
     @property
     def _log_ratio(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
-
-    def alpha(self, t: Time) -> Time:
-        """1."""
-        return 0.0 * t + 1.0
 
     def sigma(self, t: Time) -> Time:
         """σ_min r^t, or σ_min √(r^{2t} − 1) if pure, r = σ_max/σ_min."""
@@ -497,17 +513,9 @@ class VE(Path):
             return self.sigma_min * sqrt(expm1(2.0 * self._log_ratio * t))
         return self.sigma_min * exp(self._log_ratio * t)
 
-    def alpha_rate(self, t: Time) -> Time:
-        """0."""
-        return 0.0 * t
-
     def variance_rate(self, t: Time) -> Time:
         """dσ²/dt = 2 log r σ_min² r^{2t}, pure or not (M36)."""
         return 2.0 * self._log_ratio * self.sigma_min**2 * exp(2.0 * self._log_ratio * t)
-
-    def log_snr(self, t: Time) -> Time:
-        """λ = −log σ."""
-        return -log(self.sigma(t))
 
     def time_of(self, log_snr: Time) -> Time:
         """The inverse of −log σ."""
@@ -518,20 +526,11 @@ class VE(Path):
 
 @final
 @dataclass(frozen=True)
-class EDM(Path):
+class EDM(_Unscaled):
     """α = 1, σ = t: time is the noise level  (Karras et al. 2022, table 1)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def _check_parameters(self) -> None:
-        holds = 0.0 < self.sigma_min < self.sigma_max < math.inf
-        _require(
-            holds,
-            "EDM",
-            "0 < sigma_min < sigma_max, both finite",
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
-        )
 
     @property
     def t_max(self) -> float:
@@ -543,30 +542,13 @@ class EDM(Path):
         """σ_min."""
         return self.sigma_min
 
-    @property
-    def prior_std(self) -> float:
-        """σ_max."""
-        return self.sigma_max
-
-    def alpha(self, t: Time) -> Time:
-        """1."""
-        return 0.0 * t + 1.0
-
     def sigma(self, t: Time) -> Time:
         """t."""
         return 1.0 * t
 
-    def alpha_rate(self, t: Time) -> Time:
-        """0."""
-        return 0.0 * t
-
     def variance_rate(self, t: Time) -> Time:
         """dσ²/dt = 2 t."""
         return 2.0 * t
-
-    def log_snr(self, t: Time) -> Time:
-        """λ = −log t."""
-        return -log(t)
 
     def time_of(self, log_snr: Time) -> Time:
         """t = e^{−λ}."""

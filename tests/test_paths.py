@@ -129,7 +129,7 @@ def test_floats_and_tensors_agree(path: Path, name: str) -> None:
 def test_both_ends_agree_for_floats_and_tensors(path: Path) -> None:
     """At t = 0 and t_max logarithms are infinite: one branch may raise or give NaN where the other does not."""
     ends = torch.tensor([0.0, path.t_max], dtype=torch.float64)
-    for name in ("alpha", "sigma", "log_snr"):
+    for name in ("alpha", "sigma", "log_snr", "alpha_rate", "variance_rate"):
         function = getattr(path, name)
         assert torch.allclose(
             function(ends),

@@ -37,15 +37,17 @@ def open_parquet(path: Path, name: str, options: Options) -> Dataset:
         UsageError: Not an intact Parquet file, empty cells, or no column that can be modelled.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet
+        import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtraError("reading Parquet files", "data") from error
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pq.ParquetFile(path) as file:
             check_memory(sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)), name)
             table = file.read()
-    except (pa.ArrowException, OSError) as error:
+            table.validate(full=True)
+    except UsageError:
+        raise
+    except Exception as error:  # Arrow passes on whatever type its native readers meet
         raise UsageError(f"{name}: not an intact Parquet file ({error}); write it again") from error
     return open_table(table, name, options)
 

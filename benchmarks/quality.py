@@ -155,14 +155,18 @@ def table(results: dict[str, Any]) -> str:
     rows = [["", *names, "floor", *(f"{names[0]} / {other}" for other in names[1:])]]
     for figure in evaluations[names[0]].figures:
         values = [evaluations[name][figure.name] for name in names]
-        ratios = [f"{values[0].value / other.value:.3g}" for other in values[1:]]
+        ratios = [_ratio(values[0].value, other.value) for other in values[1:]]
         rows.append([figure.measure.title, *map(str, values), str(figure.floor), *ratios])
     for key in ("examples_per_second", "steps", "parameters", "training_seconds", "sampling_seconds"):
         numbers = [float(contenders[name][key] or "nan") for name in names]
-        ratios = [f"{numbers[0] / other:.3g}" for other in numbers[1:]]
+        ratios = [_ratio(numbers[0], other) for other in numbers[1:]]
         rows.append([key.replace("_", " "), *(f"{number:,.0f}" for number in numbers), "", *ratios])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _ratio(one: float, other: float) -> str:
+    return f"{one / other:.3g}" if other else "–"
 
 
 def classifier(settings: argparse.Namespace, images: Images) -> tuple[Classifier, float]:

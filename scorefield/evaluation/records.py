@@ -44,6 +44,11 @@ class RunRecord:
         return _json_object(self.folder / "config.json")
 
     @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """run.json, what was asked for and on what machine, or nothing."""
+        return _json_object(self.folder / "run.json")
+
+    @cached_property
     def data(self) -> Mapping[str, Any]:
         """data.json, the data report, or nothing."""
         return _json_object(self.folder / "data.json")
@@ -89,8 +94,9 @@ class RunRecord:
 
     @property
     def steps(self) -> int:
-        """The last step in the log."""
-        return int(self.log[-1]["step"]) if self.log else 0
+        """The last step in the log or of a checkpoint: a short run may end before its first line is due."""
+        logged = int(self.log[-1]["step"]) if self.log else 0
+        return max([logged, *map(_step_of, (self.folder / "checkpoints").glob("step-*"))])
 
     @property
     def examples(self) -> int | None:

@@ -19,6 +19,32 @@ from scorefield.evaluation.records import RunRecord, flattened, numbers
 
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "best near the floor"}
 LONGEST = 12
+DATA_FIRST = (
+    "name",
+    "source",
+    "count",
+    "shape",
+    "dtype",
+    "classes",
+    "class_names",
+    "duplicates",
+    "skipped",
+    "mean",
+    "std",
+)
+SETTINGS_FIRST = (
+    "steps",
+    "minutes",
+    "batch",
+    "seed",
+    "kind",
+    "learning_rate",
+    "warmup",
+    "decay",
+    "threads",
+    "processes",
+)
+MODEL_FIRST = ("preset", "kind", "widths", "depths", "shape", "sigma_min", "sigma_max", "sigma_data")
 _WORDS = {"None": "–", "True": "yes", "False": "no", "{}": "–"}
 
 STYLE = """
@@ -66,8 +92,9 @@ def report_html(run: Path) -> str:
         _section("Samples", _pictures(record)),
         _section("Quality", _quality(record.evaluation)),
         _section("Training", _pair(*_loss_charts(record), *_speed_chart(record))),
-        _section("Data", _leaves(record.data)),
-        _section("Configuration", _leaves(record.configuration)),
+        _section("Data", _leaves(record.data, first=DATA_FIRST)),
+        _section("Training settings", _leaves(record.settings, first=SETTINGS_FIRST)),
+        _section("Model", _leaves(record.configuration, first=MODEL_FIRST)),
     ]
     return _page(name, "".join(sections))
 
@@ -101,7 +128,7 @@ def _sentence(record: RunRecord) -> str:
     )
     parts.append(f"trained on {source}" if isinstance(source, str) else "")
     words = " ".join(filter(None, parts))
-    if not record.log:
+    if not record.steps:
         return f"{words}. No step has been logged yet."
     seen = f", {_count(record.examples)} examples seen" if record.examples else ""
     took = f", in {_duration(record.seconds)}" if record.seconds else ""
@@ -118,7 +145,7 @@ def _figures(record: RunRecord) -> str:
     loss = _smoothed(numbers(record.log, "loss"))
     speed = record.examples / record.seconds if record.examples and record.seconds else None
     entries = [
-        ("Steps", _count(record.steps) if record.log else None),
+        ("Steps", _count(record.steps) if record.steps else None),
         ("Examples seen", _count(record.examples)),
         ("Training time", _duration(record.seconds)),
         ("Examples a second", _count(round(speed)) if speed else None),
@@ -134,7 +161,7 @@ def _figures(record: RunRecord) -> str:
 def _count(value: int | None) -> str | None:
     if value is None:
         return None
-    return f"{value:,}".replace(",", "\u202f") if value < 1_000_000 else f"{value / 1e6:.3g} million"
+    return f"{value:,}".replace(",", "\u202f") if value < 1_000_000 else f"{value / 1e6:.3g} M"
 
 
 def _duration(seconds: float | None) -> str | None:
@@ -234,12 +261,15 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return smooth
 
 
-def _leaves(tree: Mapping[str, Any]) -> str:
-    rows = [(key, _shown(value)) for key, value in flattened(tree)]
-    if not rows:
-        return ""
-    table = _table(("Setting", "Value"), rows)
-    return table if len(rows) <= LONGEST else f"<details><summary>{len(rows)} entries</summary>{table}</details>"
+def _leaves(tree: Mapping[str, Any], first: Sequence[str]) -> str:
+    """A table of the entries whose last name is in `first`, the others folded away; of all, where they are few."""
+    leaves = [(key, _shown(value)) for key, value in flattened(tree)]
+    head = [leaf for leaf in leaves if len(leaves) <= LONGEST or leaf[0].rpartition(".")[2] in first]
+    rest = [leaf for leaf in leaves if leaf not in head]
+    shown = _table(("Setting", "Value"), head) if head else ""
+    if not rest:
+        return shown
+    return f"{shown}<details><summary>{len(rest)} more</summary>{_table(('Setting', 'Value'), rest)}</details>"
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from scorefield.evaluation.charts import HEIGHT, WIDTH, Axis, Series, bar_chart, line_chart, number
 
-LABELS = {"title": "t", "x_label": "x", "y_label": "y"}
+LABELS: dict[str, Any] = {"title": "t", "x_label": "x", "y_label": "y"}
 
 
 def paths(svg: str) -> list[str]:

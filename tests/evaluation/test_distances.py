@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -279,7 +280,7 @@ def test_copies_are_recognised():
 
 # ------------------------------------------------------------------------------------------------------- bad input
 
-DISTANCES = {
+DISTANCES: dict[str, Callable[[Tensor, Tensor], object]] = {
     "frechet": frechet_distance,
     "kernel": kernel_distance,
     "neighbourhood": neighbourhood,

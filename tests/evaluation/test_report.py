@@ -140,6 +140,21 @@ def test_losses_of_every_kind_are_drawn(run: Path):
     assert not Page(report_html(run)).open
 
 
+def test_a_run_that_ended_before_its_first_line_knows_its_steps(run: Path):
+    (run / "log.jsonl").unlink()
+    (run / "checkpoints" / "step-7").mkdir(parents=True)
+    assert "7 steps" in Page(report_html(run)).text
+
+
+def test_a_long_configuration_is_folded_but_complete(run: Path):
+    """Nothing of what was asked for is left out, and what people look for first is outside the fold."""
+    settings = {f"k{i}": i for i in range(30)} | {"optimiser": {"learning_rate": 0.002}}
+    (run / "run.json").write_text(json.dumps(settings))
+    html = report_html(run)
+    fold = html.index("<details>")
+    assert html.index("optimiser.learning_rate") < fold < html.index("k29")
+
+
 def test_the_time_of_a_resumed_run_adds_up(run: Path):
     """The clock starts anew with each session: 30 + 20 s, not 20 s."""
     write_lines(run / "timing.jsonl", [{"step": i, "seconds": s} for i, s in enumerate([10.0, 30.0, 5.0, 20.0])])

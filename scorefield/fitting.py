@@ -16,9 +16,11 @@ from scorefield.errors import DivergedError, MissingExtraError
 from scorefield.evaluation.pictures import png
 from scorefield.evaluation.report import report_html
 from scorefield.model import Model, load
+from scorefield.model_config import require_buildable
 from scorefield.storage import write_bytes
 from scorefield.training.configuration import RunConfig, configure
 from scorefield.training.loop import Ended, Event, Logged, Previewed, train
+from scorefield.training.processes import choose_device
 
 _PREVIEW_SAMPLES = 36
 _PREVIEW_STEPS = 18
@@ -68,9 +70,11 @@ def run_training(
     options = config.data
     size = tuple(options.size) if isinstance(options.size, tuple) else options.size
     dataset = open_data(data, size=size, layout=options.layout, skip_bad=options.skip_bad)  # type: ignore[arg-type]
-    end = None
-    board = tensorboard_writer(Path(out)) if config.tensorboard else None
+    _require_possible(config, dataset.shape, device)
+    end, board = None, None
     for event in train(config, dataset, out, device=device):
+        # Only now: the run's folder is there, and nothing that was refused has left anything behind.
+        board = tensorboard_writer(Path(out)) if config.tensorboard and board is None else board
         if isinstance(event, Previewed):
             write_preview(event, Path(out))
         if isinstance(event, Logged) and board is not None:
@@ -85,6 +89,17 @@ def run_training(
     return end
 
 
+def _require_possible(config: RunConfig, shape: tuple[int, ...], device: str | None) -> None:
+    """Refuse what cannot be trained before a run's folder is made for it. Raises UsageError."""
+    choose_device(device)
+    if config.tensorboard:
+        _summary_writer()
+    if config.network is not None:
+        require_buildable(config.network, shape)
+        with torch.device("meta"):
+            config.network.build(shape)
+
+
 def write_preview(event: Previewed, run: Path) -> None:
     """Draw a grid of samples of the averaged weights, in a few steps, into samples/step-N.png."""
     sampler = event.model.config.sampler
@@ -94,11 +109,15 @@ def write_preview(event: Previewed, run: Path) -> None:
 
 def tensorboard_writer(run: Path) -> Any:
     """A writer of TensorBoard's files in the run's folder. Raises MissingExtraError."""
+    return _summary_writer()(run / "tensorboard")
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("logging to TensorBoard", "track") from None
-    return SummaryWriter(run / "tensorboard")
+    return SummaryWriter
 
 
 def write_scalars(board: Any, event: Logged) -> None:

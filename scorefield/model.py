@@ -23,7 +23,6 @@ from scorefield.model_folder import SafetensorsHeader, read_model, save_model
 from scorefield.samplers import Sampler, State
 from scorefield.streams import SampleStreams
 
-MAX_PARAMETERS = 4_000_000_000
 _CLASS_DRAW = 1 << 40
 """The number of the draw that chooses a sample's class: far from those of its noise."""
 

@@ -19,6 +19,12 @@ from scorefield.samplers import GRIDS, SAMPLERS, Grid, Sampler
 FORMAT = 1
 NetworkSpec = UNetSpec | MLPSpec
 
+MAX_PARAMETERS = 4_000_000_000
+"""The largest network that is built, in (roughly estimated) parameters."""
+
+MAX_BLOCKS = 2048
+"""The deepest network that is built, in residual blocks: each costs time even where it costs no memory."""
+
 KINDS: Kinds = {
     Path: PATHS,
     Parameterisation: PARAMETERISATIONS,
@@ -72,6 +78,7 @@ class ModelConfig:
             raise UsageError(
                 f"a model has one weight a class, got {len(self.class_weights)} for {len(self.class_names)}"
             )
+        require_buildable(self.network, self.shape)
         if len(self.mean) not in (1, self.shape[0]):
             raise UsageError(
                 f"a model's mean has one number or one a channel, got {len(self.mean)} for {self.shape[0]} channels"
@@ -103,6 +110,35 @@ class ModelConfig:
             return from_plain(cls, plain, KINDS)
         except UsageError as error:
             raise RefusedFileError(f"{where}: {error}") from None
+
+
+def require_buildable(network: NetworkSpec, shape: tuple[int, ...]) -> None:
+    """Refuse a network too large to build, before anything is allocated: a model file or a slip of the keyboard can ask for any.
+
+    Raises:
+        UsageError: more blocks or parameters than `MAX_BLOCKS` and `MAX_PARAMETERS`.
+    """
+    blocks = network.depth if isinstance(network, MLPSpec) else 2 * sum(network.depths)
+    if blocks > MAX_BLOCKS:
+        raise UsageError(f"the network has {blocks:.3g} blocks, at most {MAX_BLOCKS} are built; lower network.depth(s)")
+    parameters = _parameters(network, shape)
+    if parameters > MAX_PARAMETERS:
+        raise UsageError(
+            f"the network has about {parameters:.3g} parameters, at most {MAX_PARAMETERS:.0e} are built; lower network.width(s)"
+        )
+
+
+def _parameters(network: NetworkSpec, shape: tuple[int, ...]) -> int:
+    """About how many weights a network has for samples of a shape (C, *d): its matrices, without biases."""
+    embedding = network.embedding
+    if isinstance(network, MLPSpec):
+        block = 2 * network.width**2 + 2 * embedding * network.width
+        return embedding**2 + network.depth * block + 2 * shape[0] * network.width
+    rank = len(shape) - 1
+    ends = 2 * shape[0] * network.fold**rank * network.widths[0]
+    levels = zip(network.widths, network.depths, strict=True)
+    blocks = sum(depth * (5 * 3**rank * width**2 + 4 * embedding * width) for width, depth in levels)
+    return embedding**2 + 3**rank * ends + blocks
 
 
 def versions() -> dict[str, str]:

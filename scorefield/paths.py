@@ -325,7 +325,7 @@ class Discrete(_VariancePreserving):
 
     def _check_parameters(self) -> None:
         _require(self.schedule in _SCHEDULES, "Discrete", f"a schedule of {', '.join(_SCHEDULES)}", repr(self.schedule))
-        _require(self.steps >= 2, "Discrete", "at least 2 steps", self.steps)
+        _require(2 <= self.steps <= 1_000_000, "Discrete", "between 2 and 1,000,000 steps", self.steps)
         table = self.table
         _require(len(table) == self.steps, "Discrete", f"{self.steps} betas, one a step", len(table))
         _require(

@@ -102,7 +102,10 @@ def _join(where: str, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -158,10 +161,14 @@ def _coerce_scalar(wanted: type, value: Any, where: str) -> Any:
     raise UsageError(f"{where} must be {_name(wanted)}, got {_shown(value)}")
 
 
-def _finite(value: float, where: str) -> float:
-    if not math.isfinite(value):
-        raise UsageError(f"{where} must be a finite number, got {value}")
-    return float(value)
+def _finite(value: int | float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise UsageError(f"{where} must be a finite number, got {number}")
+    return number
 
 
 def _name(wanted: Any) -> str:

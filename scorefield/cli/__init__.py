@@ -12,10 +12,21 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from importlib import import_module
+from typing import NoReturn
 
+from scorefield import __version__
 from scorefield.cli.common import Command, say
-from scorefield.errors import OutOfMemoryError, ScorefieldError, StorageError
+from scorefield.errors import OutOfMemoryError, ScorefieldError, StorageError, unknown_name
+
+COMMANDS = {
+    "train": "Fit a model to data.",
+    "sample": "Draw samples from a trained model into a grid (.png), an array (.npz), a film (.gif) or a folder of images.",
+    "data": "Say what is in the data: counts, shapes, range, duplicates, what would be skipped and why, σ_data and σ_max.",
+    "evaluate": "Measure how far samples are from data: distances with error bars, coverage, memorisation.",
+    "report": "Write the report of a run: one page that says what was trained, how, and how good it is.",
+}
+"""What each command does: the first sentence of its class, which lies in the module of its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,31 +68,43 @@ def _expected(error: Exception) -> int:
 
 
 def parse(arguments: list[str]) -> Command:
-    """The command that the arguments describe; help and mistakes end the program here, with 0 and 2."""
+    """The command that the arguments describe; help and mistakes end the program here, with 0 and 2.
+
+    Only the chosen command's module is imported, and nothing at all for the help: a command line must answer at once.
+
+    Raises:
+        UsageError: no such command.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        _leave_with(_help())
+    if name == "--version":
+        _leave_with(f"scorefield {__version__}")
+    if name not in COMMANDS:
+        raise unknown_name("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     import tyro
 
-    from scorefield.cli.data import DataCommand
-    from scorefield.cli.evaluate import EvaluateCommand
-    from scorefield.cli.report import ReportCommand
-    from scorefield.cli.sample import SampleCommand
-    from scorefield.cli.train import TrainCommand
+    command: type[Command] = getattr(import_module(f"scorefield.cli.{name}"), f"{name.title()}Command")
+    return tyro.cli(command, prog=f"scorefield {name}", args=rest, config=(tyro.conf.FlagCreatePairsOff,))
 
-    commands: Any = (
-        Annotated[TrainCommand, tyro.conf.subcommand("train")]
-        | Annotated[SampleCommand, tyro.conf.subcommand("sample")]
-        | Annotated[DataCommand, tyro.conf.subcommand("data")]
-        | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
-        | Annotated[ReportCommand, tyro.conf.subcommand("report")]
-    )
-    if arguments == ["--version"]:
-        from scorefield import __version__
 
-        print(f"scorefield {__version__}")
-        raise SystemExit(0)
-    return tyro.cli(
-        commands,
-        prog="scorefield",
-        args=arguments or ["--help"],
-        description="Score-based generative models on your own data: train, sample, evaluate.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs),
-    )
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+    return f"""usage: scorefield COMMAND …
+
+Score-based generative models on your own data.
+
+commands:
+{rows}
+
+options:
+  --help    this text; after a command, that command's options
+  --version the version
+
+A first run:  scorefield train digits --out runs/digits --minutes 5
+              scorefield sample runs/digits --out grid.png"""
+
+
+def _leave_with(text: str) -> NoReturn:
+    print(text, flush=True)
+    raise SystemExit(0)

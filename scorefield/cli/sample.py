@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scorefield.samplers import Sampler
 
 _FILM_FRAMES = 40
+_MOST_SAMPLES = 100_000_000
+_LAST_SAMPLE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class SampleCommand(Command):
         set_threads(self.threads)
         model = load_model(self.model, self.device)
         sampler = self.chosen(model.config.sampler)
-        if self.out.endswith(".gif"):
+        if _extension(self.out) == ".gif":
             _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))
             evaluations = sampler.evaluations()
         else:
@@ -102,15 +104,21 @@ class SampleCommand(Command):
             raise UsageError(
                 f"sampling needs -n ≥ 1, --batch ≥ 1 and --first ≥ 0, got {self.count}, {self.batch}, {self.first}"
             )
+        if self.count > _MOST_SAMPLES or self.first > _LAST_SAMPLE:
+            raise UsageError(
+                f"sampling takes -n ≤ {_MOST_SAMPLES} and --first ≤ {_LAST_SAMPLE}, got {self.count} and {self.first}; draw in parts, with --first"
+            )
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
-        extension = os.path.splitext(self.out)[1].lower()
+        extension = _extension(self.out)
         if extension not in ("", ".png", ".npz", ".gif"):
             raise UsageError(
                 f"--out {self.out}: cannot write '{extension}'; use .png (a grid), .npz (arrays), .gif (a film) or a folder"
             )
         if os.path.isdir(self.out) and extension:
             raise UsageError(f"--out {self.out} is a folder; name a file in it")
+        if not extension and os.path.lexists(self.out) and not os.path.isdir(self.out):
+            raise UsageError(f"--out {self.out} is a file, not a folder; name a new one, or X.png, X.npz or X.gif")
         require_parent(self.out)
 
     def chosen(self, default: Sampler) -> Sampler:
@@ -150,6 +158,11 @@ class SampleCommand(Command):
         return sampler.evaluations()
 
 
+def _extension(out: str) -> str:
+    """What the output is to be: .png, .npz, .gif; empty for a folder."""
+    return os.path.splitext(out)[1].lower()
+
+
 def _write(out: str, data: bytes) -> None:
     from scorefield.storage import write_bytes
 
@@ -159,11 +172,11 @@ def _write(out: str, data: bytes) -> None:
 def _write_samples(
     out: str, model: Model, samples: np.ndarray, classes: np.ndarray | None, seed: int, first: int
 ) -> None:
-    if out.endswith(".png"):
+    if _extension(out) == ".png":
         from scorefield.fitting import picture_of
 
         _write(out, picture_of(model, samples))
-    elif out.endswith(".npz"):
+    elif _extension(out) == ".npz":
         _write(out, _archive(samples, classes, seed))
     else:
         _write_folder(Path(out), model, samples, first)

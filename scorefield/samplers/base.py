@@ -53,8 +53,8 @@ class Sampler(ABC):
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"{type(self).__name__} needs at least 1 step, got {self.steps}")
+        if not 1 <= self.steps <= 1_000_000:
+            raise UsageError(f"{type(self).__name__} takes at least 1 step and at most 1,000,000, got {self.steps}")
 
     @property
     @abstractmethod

@@ -15,12 +15,14 @@ from typing import Any
 
 from scorefield.denoisers.parameterisations import Noise, Parameterisation, Preconditioned
 from scorefield.errors import UsageError, unknown_name
-from scorefield.model_config import KINDS, NetworkSpec
+from scorefield.model_config import KINDS, NetworkSpec, require_buildable
 from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
 from scorefield.objectives import Denoising, EDMWeighting, LogNormal
 from scorefield.paths import EDM, Discrete, Path
 from scorefield.records import by_kind, field_types, from_plain, to_plain
 from scorefield.samplers import Ancestral, Heun, Sampler
+
+_LONGEST_VALUE = 100_000
 
 EDM_SIGMA_DATA = 0.5
 """The σ_data that EDM's noise levels are meant for (Karras et al. 2022, table 1)."""
@@ -179,6 +181,8 @@ class RunConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.network is not None:
+            require_buildable(self.network, (1,))  # the least it can be: the data's shape is not known yet
         _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
         _require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
         _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
@@ -278,11 +282,13 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise UsageError(f"--set takes key=value, got '{text[:60]}'; for example --set batch=128")
-        if len(value) > 100_000:
-            raise UsageError(f"--set {name}: the value has {len(value)} characters; at most 100000 are read")
+        if len(value) > _LONGEST_VALUE:
+            raise UsageError(
+                f"--set {name[:60]}: the value has {len(value)} characters; at most {_LONGEST_VALUE} are read"
+            )
         try:
             settings[name.strip()] = _number(yaml.safe_load(value))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none, a number without end
             raise UsageError(
                 f"--set {name}: cannot read '{value[:60]}'; write a number, true, a name or a list [1,2]"
             ) from None

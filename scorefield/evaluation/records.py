@@ -45,8 +45,10 @@ class RunRecord:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """run.json, what was asked for and on what machine, or nothing."""
-        return _json_object(self.folder / "run.json")
+        """run.json: what was decided, where it says so, else what was asked for, and on what machine; or nothing."""
+        whole = _json_object(self.folder / "run.json")
+        resolved = whole.get("resolved")
+        return {"machine": whole.get("machine"), **resolved} if isinstance(resolved, dict) else whole
 
     @cached_property
     def data(self) -> Mapping[str, Any]:

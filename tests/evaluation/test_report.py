@@ -155,6 +155,15 @@ def test_a_long_configuration_is_folded_but_complete(run: Path):
     assert html.index("optimiser.learning_rate") < fold < html.index("k29")
 
 
+def test_what_was_decided_is_shown_once(run: Path):
+    settings = {"requested": {"batch": None}, "resolved": {"batch": 61}, "machine": {"threads": 2}}
+    (run / "run.json").write_text(json.dumps(settings))
+    text = Page(report_html(run)).text
+    assert "batch61" in text
+    assert "machine.threads2" in text
+    assert "requested" not in text
+
+
 def test_the_time_of_a_resumed_run_adds_up(run: Path):
     """The clock starts anew with each session: 30 + 20 s, not 20 s."""
     write_lines(run / "timing.jsonl", [{"step": i, "seconds": s} for i, s in enumerate([10.0, 30.0, 5.0, 20.0])])

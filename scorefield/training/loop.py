@@ -18,7 +18,7 @@ import torch
 from scorefield.data import DataReport, Dataset
 from scorefield.data import report as report_on
 from scorefield.errors import DivergedError, UsageError
-from scorefield.model import Model, weights_of
+from scorefield.model import Model, named_moments
 from scorefield.model_config import ModelConfig, versions
 from scorefield.model_folder import save_config, save_model
 from scorefield.networks import fastest_dtype
@@ -153,7 +153,7 @@ class _Session:
         if world.leads:
             save_config(run.path, model_config.to_plain())
         self.batch = self.config.batch or 0
-        self.trainer = Trainer(self.config, model_config, world, device)
+        self.trainer = Trainer(self.config, model_config, world, device, named_moments(found.moments))
         self.batches = Batches(dataset, model_config.representation, self.config, model_config.classes)
         self.tally = Tally()
         self.bad: deque[int] = deque(maxlen=_MOST_BAD_IN_1000)
@@ -184,7 +184,8 @@ class _Session:
                     yield Previewed(self.trainer.step, self.trainer.model)
                 if self.trainer.step % self.config.save_every == 0 or progress >= 1.0 or stopped:
                     yield self._save(journal)
-            if self.saved is None:
+            # Nothing left to train: a process killed in its last save may still owe the model.
+            if self.trainer.step == self.first:
                 yield self._save(journal)
         yield Ended(self.trainer.step, int(stopped) or None)
 
@@ -233,7 +234,8 @@ class _Session:
                 {"step": step, "bad_steps": list(self.bad)},
             )
         if self.world.leads:
-            save_model(self.run.path, self.trainer.model_config.to_plain(), weights_of(self.trainer.average.network))
+            model = self.trainer.model
+            save_model(self.run.path, model.config.to_plain(), model.tensors())
         self.saved = step
         return Saved(step)
 

@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo demo-short test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
+.PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
         quality benchmarks crash constraints clean
 
 help: ## list these targets
@@ -52,6 +52,11 @@ demo: .venv/.core ## train on the built-in digits, draw, and write runs/demo/ wi
 
 demo-short: .venv/.core ## the same in a few steps, to see that every part works
 	tools/demo.sh runs/demo-short --steps 20
+
+figures: demo ## renew the pictures of the README and the docs from runs/demo/
+	mkdir -p docs/images
+	cp runs/demo/grid.png docs/images/demo.png
+	cp runs/demo/film.gif docs/images/demo.gif
 
 # ── proofs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 test: .venv/.dev ## all tests and doctests, with shapes checked
@@ -98,6 +103,7 @@ quality: .venv/.benchmarks ## fit Fashion-MNIST for 15 minutes and measure, besi
 
 benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
 	$(BIN)/python benchmarks/train_speed.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/sampler_overhead.py
 
 clean: ## remove what was built, keep runs and the environment
 	rm -rf site dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

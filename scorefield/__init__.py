@@ -20,6 +20,7 @@ _PUBLIC = {
     "paths": ("VE", "VP", "EDM", "Discrete", "Path", "Rectified", "SubVP", "VPCosine", "PATHS"),
     "denoisers": (
         "Centred",
+        "ClassifierFree",
         "Clipped",
         "Data",
         "Denoiser",

@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scorefield.denoisers import Centred, Clipped, Denoiser, NetworkDenoiser
+from scorefield.data.moments import Moments
+from scorefield.denoisers import Centred, ClassifierFree, Clipped, Denoiser, NetworkDenoiser
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
 from scorefield.samplers import Sampler, State
 from scorefield.streams import SampleStreams
 
+_MOMENTS = "moments."
 _CLASS_DRAW = 1 << 40
 """The number of the draw that chooses a sample's class: far from those of its noise."""
 
@@ -35,15 +37,19 @@ class Model:
     Attributes:
         config: what it is.
         network: its weights.
+        moments: mean, eigenvalues, eigenvectors and residual variance of the data in model space, by name.
     """
 
     config: ModelConfig
     network: nn.Module
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def denoiser(self) -> Denoiser:
-        """E[x₀ | x_t] in model space, for any sampler or wrapper; clipped where the model is to be."""
+        """E[x₀ | x_t] in model space, for any sampler or wrapper; guided and clipped where the model is to be."""
         denoiser = make_denoiser(self.config, self.network)
+        if self.config.classes and self.config.guidance != 1.0:
+            denoiser = ClassifierFree(denoiser, self.config.classes, self.config.guidance)
         clips = self.config.clip and self.config.representation.levels is not None
         return Clipped(denoiser) if clips else denoiser
 
@@ -171,14 +177,35 @@ class Model:
         finally:
             self.network.train(training)
 
+    def with_guidance(self, scale: float) -> Model:
+        """The same model, drawn from with another scale of classifier-free guidance; 1 is none.
+
+        Raises:
+            UsageError: the model has no classes, or the scale is impossible.
+        """
+        if not self.config.classes:
+            raise UsageError("this model was trained without classes, so there is nothing to guide; leave guidance out")
+        ClassifierFree(make_denoiser(self.config, self.network), self.config.classes, scale)
+        return replace(self, config=replace(self.config, guidance=scale))
+
     def to(self, device: str | torch.device) -> Model:
         """The model on another device."""
-        return Model(self.config, self.network.to(device))
+        return Model(self.config, self.network.to(device), self.moments)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that `model.safetensors` holds, by name."""
+        return weights_of(self.network) | {_MOMENTS + name: tensor for name, tensor in self.moments.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where it is missing. Raises StorageError."""
         os.makedirs(folder, exist_ok=True)
-        save_model(folder, self.config.to_plain(), weights_of(self.network))
+        save_model(folder, self.config.to_plain(), self.tensors())
+
+
+def named_moments(found: Moments) -> dict[str, Tensor]:
+    """The data's moments as tensors by name, to be stored with a model."""
+    values = {name: getattr(found, name) for name in ("mean", "eigenvalues", "eigenvectors", "residual_variance")}
+    return {name: torch.as_tensor(value, dtype=torch.float32).clone() for name, value in values.items()}
 
 
 def make_denoiser(config: ModelConfig, network: Any) -> Denoiser:
@@ -208,8 +235,9 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     config = ModelConfig.from_plain(plain)
     with torch.random.fork_rng(devices=[]):
         network = config.network.build(config.shape, None, config.classes)
+    moments = {name.removeprefix(_MOMENTS): tensors.pop(name) for name in list(tensors) if name.startswith(_MOMENTS)}
     network.load_state_dict(tensors)
-    return Model(config, network.to(device).eval())
+    return Model(config, network.to(device).eval(), moments)
 
 
 def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:
@@ -218,7 +246,9 @@ def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:
     with torch.device("meta"):
         network = config.network.build(config.shape, None, config.classes)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(cast(Any, entry).shape) for name, entry in header.tensors.items()}
+    found = {
+        name: tuple(cast(Any, entry).shape) for name, entry in header.tensors.items() if not name.startswith(_MOMENTS)
+    }
     if wanted != found:
         names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise RefusedFileError(

@@ -45,6 +45,7 @@ class ModelConfig:
         path, parameterisation, network: the model itself.
         objective: what it was fitted by.
         sampler: what it is drawn from by, unless told otherwise.
+        guidance: scale of classifier-free guidance where there are classes and unless told otherwise; 1 is none.
         clip: whether the denoiser is held within the range of integer data when it is sampled.
         representation: the map between data and model space.
         mean: of the data in model space, one number a channel or one in all; zeros where the network was not told.
@@ -63,6 +64,7 @@ class ModelConfig:
     representation: Representation
     mean: tuple[float, ...] = (0.0,)
     sigma_data: float = 1.0
+    guidance: float = 1.0
     clip: bool = False
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()

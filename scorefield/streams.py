@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, cast, final, runtime_checkable
 
+from scorefield.errors import UsageError
 from scorefield.shapes import Generator, Int, Tensor
 
 _GOLDEN = -0x61C8864680B583EB  # 2⁶⁴/φ as a signed 64-bit integer: SplitMix64's increment
@@ -86,9 +87,11 @@ class BatchStream:
 
 
 def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:
-    """Any kind of `generator=` argument as a noise source."""
+    """Any kind of `generator=` argument as a noise source. Raises UsageError for what is none."""
     if generator is None or hasattr(generator, "normal"):
         return cast("NoiseSource | None", generator)
+    if not hasattr(generator, "initial_seed"):
+        raise UsageError(f"generator must be a torch.Generator or SampleStreams, got {generator!r}")
     return BatchStream(generator)
 
 

@@ -56,6 +56,9 @@ class SampleCommand(Command):
     class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")] = None
     """A class, by name or number; without it classes come as often as in the data."""
 
+    guidance: float | None = None
+    """Scale of classifier-free guidance towards the class: 1 is none; the model's own without it."""
+
     seed: int = 0
     """Sample k of a seed is the same whatever -n and --batch are."""
 
@@ -79,6 +82,8 @@ class SampleCommand(Command):
         self._check()
         set_threads(self.threads)
         model = load_model(self.model, self.device)
+        if self.guidance is not None:
+            model = model.with_guidance(self.guidance)
         sampler = self.chosen(model.config.sampler)
         if _extension(self.out) == ".gif":
             _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))

@@ -16,7 +16,7 @@ from scorefield.denoisers.parameterisations import (
     Score,
     Velocity,
 )
-from scorefield.denoisers.wrappers import Centred, Clipped
+from scorefield.denoisers.wrappers import Centred, ClassifierFree, Clipped
 
 if TYPE_CHECKING:
     from scorefield.denoisers.gaussian_mixture import GaussianMixture
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PARAMETERISATIONS",
     "Centred",
+    "ClassifierFree",
     "Clipped",
     "Data",
     "Denoiser",

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-from scorefield.arithmetic import Time, clip, sqrt
+from scorefield.arithmetic import Time, clip, is_number, sqrt
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete, Path
 from scorefield.shapes import Tensor
@@ -67,6 +67,16 @@ class Parameterisation(ABC):
         return 999.0 * t / path.t_max
 
 
+def _inverse(alpha: Time, predicted: str) -> Time:
+    """1/α, or an error where nothing of the data is left and the prediction says nothing about them."""
+    if is_number(alpha) and alpha == 0.0:
+        raise UsageError(
+            f"a network that predicts the {predicted} says nothing of the data at α = 0, where this path ends; "
+            "start below t_max, or predict with Velocity, RectifiedVelocity, Data or Preconditioned"
+        )
+    return 1.0 / alpha
+
+
 @final
 @dataclass(frozen=True)
 class Noise(Parameterisation):
@@ -74,8 +84,8 @@ class Noise(Parameterisation):
 
     def coefficients(self, path: Path, t: Time) -> Coefficients:
         """D = (x_t − σ ε̂)/α  (M6, M20)."""
-        alpha, sigma = path.alpha(t), path.sigma(t)
-        return Coefficients(1.0 / alpha, -sigma / alpha, 1.0, self.noise_label(path, t))
+        inverse, sigma = _inverse(path.alpha(t), "noise"), path.sigma(t)
+        return Coefficients(inverse, -sigma * inverse, 1.0, self.noise_label(path, t))
 
 
 @final
@@ -95,8 +105,8 @@ class Score(Parameterisation):
 
     def coefficients(self, path: Path, t: Time) -> Coefficients:
         """D = (x_t + σ² ŝ)/α  (M6)."""
-        alpha, sigma = path.alpha(t), path.sigma(t)
-        return Coefficients(1.0 / alpha, sigma**2 / alpha, 1.0, self.noise_label(path, t))
+        inverse, sigma = _inverse(path.alpha(t), "score"), path.sigma(t)
+        return Coefficients(inverse, sigma**2 * inverse, 1.0, self.noise_label(path, t))
 
 
 @final

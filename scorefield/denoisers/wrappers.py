@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from scorefield.arithmetic import along_batch
+from scorefield.arithmetic import Time, along_batch, is_number
 from scorefield.denoisers.base import Denoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -56,3 +57,41 @@ class Centred(_Wrapper):
         """Predict the centred x₀ and add the mean."""
         prediction = self.denoiser(x_t - along_batch(self.path.alpha(t), x_t) * self.mean, t, condition)
         return replace(prediction, x0=prediction.x0 + self.mean, x_t=x_t)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ClassifierFree(_Wrapper):
+    """Classifier-free guidance:  D = D_∅ + w (D_y − D_∅)  (M42; Ho & Salimans 2022, eq. 6, in the denoiser).
+
+    w = 1 is the conditional denoiser itself; a larger w draws what is more typical of the class, and less varied. Both
+    questions are one batch of twice the size; without a condition nothing is guided.
+
+    Attributes:
+        denoiser: trained with its labels dropped now and then.
+        null_label: the label that means "no label".
+        scale: w.
+    """
+
+    null_label: int = 0
+    scale: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.scale < math.inf:
+            raise UsageError(f"ClassifierFree needs a scale ≥ 0 (1 is no guidance), got {self.scale}")
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
+        """Predict x₀ with and without the label, and go on from the one through the other."""
+        if condition is None or self.scale == 1.0:
+            return self.denoiser(x_t, t, condition)
+        labels = condition.new_full(condition.shape, self.null_label)
+        times: Time = t if is_number(t) else _twice(t, t)
+        both = self.denoiser(_twice(x_t, x_t), times, _twice(condition, labels)).x0
+        guided, free = both[: len(x_t)], both[len(x_t) :]
+        return Prediction(free.lerp(guided, self.scale), x_t, t, self.path)
+
+
+def _twice(first: Time, second: Time) -> Tensor:
+    import torch
+
+    return torch.cat([first, second])

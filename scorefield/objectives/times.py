@@ -19,11 +19,11 @@ from scorefield.shapes import Float, Int, Tensor
 @final
 @dataclass(frozen=True, eq=False)
 class LossHistory:
-    """The last losses met in each stratum of time, oldest first: what importance sampling learns from.
+    """The last losses met in each stratum of time: what importance sampling learns from.
 
     Attributes:
-        losses: (strata, depth), not weighted by importance.
-        counts: (strata,) how many of them are there, depth at most.
+        losses: (strata, depth) rings, not weighted by importance.
+        counts: (strata,) how many losses each ring has ever taken.
     """
 
     losses: Float[Tensor, "strata depth"]
@@ -31,13 +31,16 @@ class LossHistory:
 
     def updated(self, strata: Int[Tensor, " b"], losses: Float[Tensor, " b"]) -> LossHistory:
         """The history with a batch's losses added, in the batch's order."""
-        rows, counts = self.losses.clone(), self.counts.clone()
-        depth = rows.shape[1]
-        for stratum, loss in zip(strata.tolist(), losses.tolist(), strict=True):
-            rows[stratum] = rows[stratum].roll(-1)
-            rows[stratum, -1] = loss
-            counts[stratum] = min(int(counts[stratum]) + 1, depth)
-        return LossHistory(rows, counts)
+        depth, count = self.losses.shape[1], len(self.counts)
+        order = strata.argsort(stable=True)
+        strata, losses = strata[order], losses[order]
+        taken = strata.bincount(minlength=count)
+        rank = strata.new_tensor(range(len(strata))) - (taken.cumsum(0) - taken)[strata]
+        last = rank >= taken[strata] - depth  # of more than a ring holds, the latest
+        rings = self.losses.clone()
+        places = (self.counts[strata] + rank) % depth
+        rings[strata[last], places[last]] = losses[last].to(rings)
+        return LossHistory(rings, self.counts + taken)
 
     def probabilities(self) -> Float[Tensor, " strata"]:
         """p ∝ √E[L²], 0.1 % of it uniform; all uniform until every stratum's history is full  (iDDPM, eq. 18)."""

@@ -77,7 +77,7 @@ class OptimiserConfig:
     """
 
     kind: str = "auto"
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 50
@@ -141,6 +141,7 @@ class RunConfig:
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
+        guidance: scale of the classifier-free guidance that samples are drawn with where there are classes; 1 is none.
         clip: whether the denoiser is held within the range of integer data when it is sampled.
         batch: samples a step, over all processes; None is 64, or 512 for points (D,).
         accumulate: micro-batches a step in each process.
@@ -166,6 +167,7 @@ class RunConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     sampler: Sampler = field(default_factory=Heun)
+    guidance: float = 1.5
     clip: bool = False
     batch: int | None = None
     accumulate: int = 1
@@ -206,6 +208,7 @@ FREE_TO_CHANGE = (
     "tensorboard",
     "compile",
     "sampler",
+    "guidance",
     "clip",
 )
 """What a resumed run may change: everything else would make it another run."""
@@ -226,6 +229,7 @@ def _ddpm() -> RunConfig:
         average=AverageConfig("constant", 6931.0),
         sampler=Ancestral(steps=1000, variance="large"),
         clip=True,
+        guidance=1.0,
         batch=128,
     )
 
@@ -234,6 +238,7 @@ def _edm() -> RunConfig:
     """Karras et al. 2022: F-prediction with σ_d = 0.5, log-normal noise levels, Adam at 1e-3, Heun in 18 steps."""
     return RunConfig(
         preset="edm",
+        guidance=1.0,
         path=EDM(),
         objective=Denoising(EDMWeighting(0.5), LogNormal(stratified=False)),
         parameterisation=Preconditioned(sigma_data=0.5),

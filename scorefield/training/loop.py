@@ -304,6 +304,7 @@ def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> Mod
         network=config.network,
         objective=config.objective,
         sampler=config.sampler,
+        guidance=config.guidance if config.label_dropout > 0.0 else 1.0,
         clip=config.clip,
         representation=found.representation,
         mean=tuple(found.model_channel_means) if config.centre else (0.0,),

@@ -46,8 +46,16 @@ class Trainer:
         average: the moving average of the weights.
     """
 
-    def __init__(self, config: RunConfig, model_config: ModelConfig, world: World, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model_config: ModelConfig,
+        world: World,
+        device: torch.device,
+        moments: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.config, self.model_config, self.world, self.device = config, model_config, world, device
+        self._moments = moments or {}
         self.network = build_network(model_config, config.seed).to(device)
         self.average = Average(self.network, config.average)
         self.optimiser = make_optimiser(self.network, config.optimiser)
@@ -63,7 +71,7 @@ class Trainer:
     @property
     def model(self) -> Model:
         """The model as it would be used now: the averaged weights."""
-        return Model(self.model_config, self.average.network)
+        return Model(self.model_config, self.average.network, self._moments)
 
     def train_step(self, batch: Batch, progress: float) -> StepResult:
         """Make one step on the whole batch (of which this process takes its share) at a progress through the run.

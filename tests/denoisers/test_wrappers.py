@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
-from scorefield.denoisers import Centred, Clipped, Denoiser, NetworkDenoiser, Preconditioned
+from scorefield.denoisers import (
+    Centred,
+    ClassifierFree,
+    Clipped,
+    Denoiser,
+    GaussianMixture,
+    NetworkDenoiser,
+    Preconditioned,
+    Prediction,
+)
 from scorefield.errors import UsageError
 from scorefield.paths import VP, Path
 from tests.worlds import EVERY_PATH, RANKS, Shrinking, float64, gaussian, normal
@@ -64,3 +76,38 @@ def test_zero_network_is_the_best_linear_denoiser_of_data_with_a_mean(path: Path
     x_t = normal(4, 2)
     for t in (path.t_min, 0.5 * path.t_max, path.t_max):
         assert torch.allclose(start(x_t, t).x0, best(x_t, t).x0, rtol=1e-9, atol=1e-9)
+
+
+class _Labelled(Denoiser):
+    """The exact denoiser of each component of a mixture by its label, and of the whole mixture by the label 2."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        means, one = float64([[-1.0, 0.0], [1.0, 0.5]]), float64([1.0])
+        covariances = torch.stack([0.1 * torch.eye(2, dtype=torch.float64), torch.diag(float64([0.3, 0.05]))])
+        self.parts = [GaussianMixture(path, one, means[k : k + 1], covariances[k : k + 1]) for k in range(2)]
+        self.parts.append(GaussianMixture(path, float64([0.5, 0.5]), means, covariances))
+
+    def __call__(self, x_t: Tensor, t: float | Tensor, condition: Any = None) -> Prediction:
+        answers = torch.stack([part(x_t, t).x0 for part in self.parts])
+        return Prediction(answers[condition, torch.arange(len(x_t))], x_t, t, self.path)
+
+
+@every_path
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_classifier_free_follows_its_formula(path: Path, per_sample: bool) -> None:
+    """D_∅ + w (D_y − D_∅), and at w = 1 the conditional denoiser itself (M42); halves swapped or a wrong null go red."""
+    inner, x_t, labels = _Labelled(path), normal(4, 2), torch.tensor([0, 1, 1, 0])
+    t: Any = torch.full((4,), 0.4 * path.t_max, dtype=torch.float64) if per_sample else 0.4 * path.t_max
+    conditional, free = inner(x_t, t, labels).x0, inner(x_t, t, torch.full((4,), 2)).x0
+    for scale in (0.0, 0.5, 1.0, 2.5):
+        guided = ClassifierFree(inner, 2, scale)(x_t, t, labels)
+        assert torch.allclose(guided.x0, free + scale * (conditional - free), rtol=1e-12, atol=1e-12)
+        assert guided.x_t is x_t
+
+
+def test_classifier_free_needs_a_possible_scale() -> None:
+    """A negative or infinite scale is a slip."""
+    for scale in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="scale"):
+            ClassifierFree(_Labelled(VP()), 2, scale)

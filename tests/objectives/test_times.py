@@ -135,12 +135,12 @@ def test_uniform_until_every_history_is_full() -> None:
 
 
 def test_history_keeps_the_last_losses_in_order() -> None:
-    """Oldest first, depth at most, the batch's order within a stratum, and the old history untouched."""
+    """Each ring holds its last losses, depth at most, in the batch's order; the old history is untouched."""
     history = ImportanceSampled(strata=3, depth=2).empty_history()
     assert history.losses.shape == (3, 2)
     after = history.updated(torch.tensor([0, 2, 0, 0]), float64([1.0, 5.0, 2.0, 3.0]))
-    assert after.losses.tolist() == [[2.0, 3.0], [0.0, 0.0], [0.0, 5.0]]
-    assert after.counts.tolist() == [2, 0, 1]
+    assert after.losses.tolist() == [[3.0, 2.0], [0.0, 0.0], [5.0, 0.0]]
+    assert after.counts.tolist() == [3, 0, 1]
     assert history.counts.tolist() == [0, 0, 0]
 
 

@@ -199,7 +199,7 @@ def test_trajectory_can_be_left_early(sampler: Sampler) -> None:
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_steps_are_refused(sampler: Sampler, steps: int) -> None:
     """A loop of nothing would return the noise as a sample."""
-    with pytest.raises(UsageError, match=f"at least 1 step, got {steps}"):
+    with pytest.raises(UsageError, match=f"at least 1 step .*got {steps}"):
         short(sampler, steps)
 
 

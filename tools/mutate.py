@@ -30,6 +30,7 @@ from mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("scorefield", "tests", "pyproject.toml")
+LOG = "tests.log"
 PYTEST_OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
 PYTEST_OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # modules are imported before pytest starts
 
@@ -113,15 +114,15 @@ def _import_once() -> None:
 
 
 def _run_tests(copy: Path, tests: list[str], limit: float) -> None:
-    """In the child: run the tests in silence and end with pytest's exit code."""
+    """In the child: run the tests, their output into the copy's log, and end with pytest's exit code."""
     import pytest
 
     signal.alarm(int(limit) + 1)  # an endless loop is noticed too
     os.chdir(copy)
     sys.path.insert(0, str(copy))
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    log = os.open(copy / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     code = 70
     try:
         code = int(pytest.main([*PYTEST_OPTIONS, *tests]))
@@ -162,7 +163,8 @@ def _time_limit(mutants: list[Mutant], table: dict, copy: Path) -> float:
     trial.start()
     _, status = os.waitpid(trial.pid, 0)
     if status != 0:
-        sys.exit(f"tests do not pass even without a mutant: pytest {' '.join(tests)}")
+        print((copy / LOG).read_text(encoding="utf-8")[-3000:])
+        sys.exit("these tests do not pass even without a mutant")
     return 10 + 2 * (time.monotonic() - trial.started)
 
 

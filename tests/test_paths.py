@@ -478,7 +478,7 @@ IMPOSSIBLE: list[tuple[Callable[[], Path], str]] = [
     (lambda: Rectified(t_max=1.5), "1.5"),
     (lambda: Rectified(t_min=0.0), "t_min"),
     (lambda: Rectified(t_min=0.9, t_max=0.8), "0.9"),
-    (lambda: Discrete(steps=1), "at least 2 steps"),
+    (lambda: Discrete(steps=1), "between 2 and 1,000,000 steps"),
     (lambda: Discrete(schedule="linaer"), "linear, cosine, table"),
     (lambda: Discrete(schedule="table"), "1000 betas"),
     (lambda: Discrete(beta_start=0.0), "strictly between 0 and 1"),

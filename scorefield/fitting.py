@@ -143,6 +143,6 @@ def picture_of(model: Model, samples: Any, columns: int | None = None) -> bytes:
 def value_range(model: Model) -> tuple[float, float] | None:
     """The range of integer data, which black and white stand for; None for others."""
     representation = model.config.representation
-    return (
-        None if representation.levels is None else (representation.low, representation.low + representation.levels - 1)
-    )
+    if representation.levels is None:
+        return None
+    return float(representation.low), float(representation.low + representation.levels - 1)

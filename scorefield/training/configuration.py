@@ -77,7 +77,7 @@ class OptimiserConfig:
     """
 
     kind: str = "auto"
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.2e-3
     betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 50
@@ -118,7 +118,7 @@ class AverageConfig:
     """
 
     profile: str = "power"
-    width: float = 0.05
+    width: float = 0.075
 
     def __post_init__(self) -> None:
         _require(self.profile in ("power", "constant"), "average.profile", "power or constant", self.profile)
@@ -161,13 +161,13 @@ class RunConfig:
     path: Path = field(default_factory=lambda: EDM(sigma_max=40.0))
     parameterisation: Parameterisation = field(default_factory=Preconditioned)
     network: NetworkSpec | None = None
-    objective: Denoising = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal()))
+    objective: Denoising = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal(mean=-0.8)))
     measure: bool = True
     centre: bool = True
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
-    sampler: Sampler = field(default_factory=Heun)
-    guidance: float = 1.5
+    sampler: Sampler = field(default_factory=lambda: Heun(steps=12))
+    guidance: float = 1.75
     clip: bool = False
     batch: int | None = None
     accumulate: int = 1
@@ -185,6 +185,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.network is not None:
             require_buildable(self.network, (1,))  # the least it can be: the data's shape is not known yet
+        # What could not be drawn from is refused now, not at the first preview.
+        self.parameterisation.coefficients(self.path, self.path.t_max)
+        self.sampler.times(self.path)
         _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
         _require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
         _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
@@ -238,6 +241,7 @@ def _edm() -> RunConfig:
     """Karras et al. 2022: F-prediction with σ_d = 0.5, log-normal noise levels, Adam at 1e-3, Heun in 18 steps."""
     return RunConfig(
         preset="edm",
+        sampler=Heun(steps=18),
         guidance=1.0,
         path=EDM(),
         objective=Denoising(EDMWeighting(0.5), LogNormal(stratified=False)),

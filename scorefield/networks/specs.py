@@ -61,11 +61,11 @@ class UNetSpec:
 
     kind: ClassVar[str] = "unet"
 
-    widths: tuple[int, ...] = (128, 192)
-    depths: tuple[int, ...] = (1, 1)
+    widths: tuple[int, ...] = (96, 160)
+    depths: tuple[int, ...] = (2, 1)
     fold: int = 2
     attention: int = 1
-    head_width: int = 64
+    head_width: int = 32
     embedding: int = 256
     dropout: float = 0.0
 
@@ -185,7 +185,7 @@ def default_network(shape: tuple[int, ...]) -> UNetSpec | MLPSpec:
 
 _FINEST_POSITIONS = 1024  # more positions than this cost more time than full resolution is worth: fold more
 _ATTENDED_POSITIONS = 64  # attention is cheap, and sees a whole sample, on this many positions
-_WIDTHS = (64, 96, 128, 192)  # from the finest of many levels to the lowest; narrower convolutions waste the processor
+_WIDTHS = (64, 96, 160)  # from the finest of many levels to the lowest; narrower convolutions waste the processor
 
 
 def _default_unet(sides: tuple[int, ...]) -> UNetSpec:
@@ -196,9 +196,9 @@ def _default_unet(sides: tuple[int, ...]) -> UNetSpec:
     while _positions(sides, fold * 2 ** (levels - 1)) > _ATTENDED_POSITIONS:
         levels += 1
     light = len(sides) == 3 or _positions(sides, fold) <= _ATTENDED_POSITIONS
-    top = _WIDTHS[:3] if light else _WIDTHS  # cubes have thrice the weights; samples this small have little to learn
+    top = _WIDTHS[:2] if light else _WIDTHS  # cubes have thrice the weights; samples this small have little to learn
     widths = (top[0],) * (levels - len(top)) + top[-levels:]
-    return UNetSpec(widths=widths, depths=(1,) * levels, fold=fold)
+    return UNetSpec(widths=widths, depths=(2,) + (1,) * (levels - 1), fold=fold)
 
 
 def _positions(sides: tuple[int, ...], cell: int) -> int:

@@ -15,6 +15,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import hypothesis  # noqa: E402 - the variables above must be set first
 import pytest  # noqa: E402
+import torch  # noqa: E402 - before the package, whose shape annotations are checked only where torch is loaded
 
 # The same examples every time: a red test is red again, and a mutant is judged by the same evidence as its neighbour.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -28,7 +29,6 @@ HARDWARE = {"cuda"}  # the only thing that CI, too, may lack
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Hold torch to one thread, whatever the machine has."""
-    import torch
 
     torch.set_num_threads(1)
 
@@ -36,7 +36,6 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def same_global_seed() -> None:
     """Seed torch's global generator, so that a test that forgets `generator=` fails the same way every time."""
-    import torch
 
     torch.manual_seed(0)
 

@@ -58,9 +58,11 @@ def _with_nan() -> np.ndarray:
     return array
 
 
-HUGE_HEADER = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 9), }".ljust(
-    117
-) + (b"\n")
+HUGE_HEADER = (
+    b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 9), }".ljust(117)
+    + (b"\n")
+)
 
 DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown name": (lambda _: "mixture-3d", "mixture-2d"),
@@ -71,7 +73,7 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "one corrupt image in three": (_folder((4, 4), (4, 4), b"\x89PNG\r\n"), "skip"),
     "mixed sizes": (_folder((4, 4), (5, 4), (4, 6)), "size"),
     "one image": (lambda folder: Path(str(_folder((4, 4))(folder)), "0.png"), "folder"),
-    "nan": (_array(_with_nan()), "[4, 1]"),
+    "nan": (_array(_with_nan()), "(4, 1) is nan"),
     "infinite": (_array(np.full((3, 2), np.inf)), "inf"),
     "objects": (_array(np.array([{}, []], dtype=object), allow_pickle=True), "object"),
     "complex": (_array(np.zeros((3, 2), complex)), "complex"),
@@ -82,7 +84,7 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "rank 7": (_array(np.zeros((2, 1, 1, 1, 1, 1, 1), np.float32)), "shape"),
     "declared larger than it is": (_file("x.npy", HUGE_HEADER), "x.npy"),
     "truncated": (_file("x.npy", b"\x93NUMPY\x01\x00"), "x.npy"),
-    "empty file": (_file("x.npy", b""), "empty"),
+    "empty file": (_file("x.npy", b""), "write it again"),
     "of no known kind": (_file("x.bin", b"hello"), ".npy"),
     "not a zip": (_file("x.npz", b"PK nonsense"), "x.npz"),
     "idx cut short": (_file("x-idx3-ubyte.gz", gzip.compress(struct.pack(">IIII", 2051, 9, 9, 9))), "idx3"),
@@ -118,7 +120,10 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     "unknown kind": (["--set", "path=vpp"], "did you mean 'vp'"),
     "unknown kind of network": (["--set", "network=unett"], "did you mean 'unet'"),
     "unknown weighting": (["--set", "objective.weighting=simpl"], "did you mean 'simple'"),
-    "setting of another kind": (["--set", "network=mlp", "--set", "network.widths=[8]"], "did you mean 'network.width'"),
+    "setting of another kind": (
+        ["--set", "network=mlp", "--set", "network.widths=[8]"],
+        "did you mean 'network.width'",
+    ),
     "setting inside a value": (["--set", "batch.size=3"], "batch"),
     "no equals sign": (["--set", "batch"], "key=value"),
     "no key": (["--set", "=3"], "key=value"),
@@ -145,6 +150,14 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     "dropout of everything": (["--set", "network=mlp", "--set", "network.dropout=1"], "dropout"),
     "bad schedule": (["--set", "path=discrete", "--set", "path.beta_end=2"], "beta"),
     "chain of a billion": (["--set", "path=discrete", "--set", "path.steps=1000000000"], "1,000,000"),
+    "a sampler of more steps than the chain has": (
+        ["--preset", "ddpm", "--set", "path.steps=20"],
+        "1000 steps are more than this 20-step model has",
+    ),
+    "a network that says nothing at the start": (
+        ["--set", "path=rectified", "--set", "parameterisation=noise"],
+        "predict with Velocity",
+    ),
     "sampler of no steps": (["--set", "sampler.steps=0"], "at least 1"),
     "width of a billion": (["--set", "network=mlp", "--set", "network.width=1000000000"], "parameters"),
     "depth of a billion": (["--set", "network=mlp", "--set", "network.depth=1000000000"], "blocks"),
@@ -281,8 +294,18 @@ def _changed(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def _text(name: str, text: str) -> Callable[[Path], None]:
-    return lambda run: (run / name).write_text(text) and None
+def _text(name: str, text: str) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_text(text)
+
+
+def _as_file(run: Path) -> None:
+    shutil.rmtree(run)
+    run.write_text("x")
+
+
+def _emptied(run: Path) -> None:
+    shutil.rmtree(run)
+    run.mkdir()
 
 
 def _cut(name: str, left: int) -> Callable[[Path], None]:
@@ -308,8 +331,8 @@ def _link(name: str) -> Callable[[Path], None]:
 
 MODELS: dict[str, tuple[Callable[[Path], object], int]] = {
     "missing": (shutil.rmtree, 2),
-    "a file": (lambda run: (shutil.rmtree(run), run.write_text("x")), 2),
-    "empty": (lambda run: (shutil.rmtree(run), run.mkdir()), 3),
+    "a file": (_as_file, 2),
+    "empty": (_emptied, 3),
     "no weights yet": (lambda run: (run / "model.safetensors").unlink(), 3),
     "no config": (lambda run: (run / "config.json").unlink(), 8),
     "weights truncated": (_cut("model.safetensors", 100), 8),

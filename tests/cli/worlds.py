@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -61,17 +61,17 @@ def process(*words: object, **options: object) -> Answer:
 def python(*words: object, **options: object) -> Answer:
     """Run Python in a process of its own."""
     done = subprocess.run(  # type: ignore[call-overload]
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=100, **options
+        [sys.executable, *map(str, words)], check=False, capture_output=True, text=True, timeout=100, **options
     )
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
-def settings(*tables: dict[str, object]) -> list[str]:
+def settings(*tables: Mapping[str, object]) -> list[str]:
     """`--set` options."""
     return [word for table in tables for name, value in table.items() for word in ("--set", f"{name}={value}")]
 
 
-def trained(out: Path, data: object, *tables: dict[str, object], more: Sequence[object] = ()) -> Path:
+def trained(out: Path, data: object, *tables: Mapping[str, object], more: Sequence[object] = ()) -> Path:
     """A run that has been trained for two steps."""
     answer = call("train", data, "--out", out, "--threads", 1, "--device", "cpu", *settings(*tables, SHORT), *more)
     assert answer.code == 0, answer.text

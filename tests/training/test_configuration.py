@@ -1,0 +1,177 @@
+"""A run's configuration: presets, settings by dotted name, what is left to the data, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scorefield.denoisers import PARAMETERISATIONS
+from scorefield.errors import UsageError
+from scorefield.networks import NETWORKS, MLPSpec, UNetSpec
+from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS
+from scorefield.paths import EDM, PATHS, VP, Discrete
+from scorefield.records import kind_of, to_plain
+from scorefield.samplers import GRIDS, SAMPLERS, Heun
+from scorefield.training.configuration import (
+    PRESETS,
+    AverageConfig,
+    DataConfig,
+    OptimiserConfig,
+    RunConfig,
+    Surroundings,
+    changes,
+    configure,
+    parse_settings,
+    read_configuration,
+    resolved,
+)
+
+CHOICES = {
+    "path": PATHS,
+    "parameterisation": PARAMETERISATIONS,
+    "network": NETWORKS,
+    "objective.weighting": WEIGHTINGS,
+    "objective.times": TIME_SAMPLINGS,
+    "sampler": SAMPLERS,
+    "sampler.grid": GRIDS,
+}
+EVERY_CHOICE = [(name, kind_of(kind)) for name, kinds in CHOICES.items() for kind in kinds]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("name", "kind"), EVERY_CHOICE)
+def test_every_choice_in_every_preset_comes_back_equal_through_json(preset: str, name: str, kind: str) -> None:
+    # A path that ends at α = 0 cannot start from a network that says nothing of the data there.
+    config = configure(preset, ({"parameterisation": "velocity"} if kind == "rectified" else {}) | {name: kind})
+    plain = json.loads(json.dumps(to_plain(config)))
+    assert read_configuration(plain) == config
+    for part in name.split("."):
+        plain = plain[part]
+    assert plain["kind"] == kind
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_known_by_its_name(preset: str) -> None:
+    assert configure(preset).preset == preset and configure(preset) == PRESETS[preset]()
+
+
+def test_presets_are_their_papers() -> None:
+    """Ho et al. 2020, section 4 and appendix B; Karras et al. 2022, table 1."""
+    ddpm, edm = configure("ddpm"), configure("edm")
+    assert isinstance(ddpm.path, Discrete) and (ddpm.path.beta_start, ddpm.path.beta_end) == (1e-4, 0.02)
+    assert ddpm.optimiser.learning_rate == 2e-4 and ddpm.sampler.steps == 1000
+    assert math.exp(-math.log(2) / ddpm.average.width) == pytest.approx(0.9999, abs=1e-8)
+    assert edm.path == EDM(0.002, 80.0) and edm.sampler == Heun(steps=18)
+
+
+def test_a_setting_reaches_its_place_and_no_other() -> None:
+    config = configure(
+        None, {"optimiser.learning_rate": 1e-4, "path.sigma_max": 9, "network": "unet", "network.fold": 1}
+    )
+    assert config.optimiser.learning_rate == 1e-4 and config.path == EDM(sigma_max=9.0)
+    assert config.network == UNetSpec(fold=1)
+    assert set(changes(RunConfig(), config)) == {"optimiser.learning_rate", "path.sigma_max", "network"}
+
+
+def test_naming_another_kind_starts_from_its_defaults() -> None:
+    assert configure(None, {"path.sigma_max": 9.0, "path": "vp"}).path == VP()
+    assert configure("ddpm", {"path": "discrete"}).path == Discrete()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1e400", math.inf),
+        ("3", 3),
+        ("true", True),
+        ("[64, 128]", [64, 128]),
+        ("vp", "vp"),
+        ("a=b", "a=b"),
+        ("", None),
+        ("[1e-3]", [1e-3]),
+    ],
+)
+def test_values_are_read_as_a_user_means_them(text: str, value: Any) -> None:
+    assert parse_settings([f" a.b ={text}"]) == {"a.b": value}
+
+
+def test_the_last_of_several_settings_counts() -> None:
+    assert parse_settings(["a=1", "a=2"]) == {"a": 2}
+
+
+IMPOSSIBLE: list[tuple[type, dict[str, Any]]] = [
+    (DataConfig, {"size": 0}),
+    (DataConfig, {"size": (64, 10**6)}),
+    (DataConfig, {"layout": "upside-down"}),
+    (OptimiserConfig, {"kind": "adma"}),
+    (OptimiserConfig, {"learning_rate": 0.0}),
+    (OptimiserConfig, {"betas": (0.9,)}),
+    (OptimiserConfig, {"betas": (0.9, 1.0)}),
+    (OptimiserConfig, {"weight_decay": -0.1}),
+    (OptimiserConfig, {"warmup": -1}),
+    (OptimiserConfig, {"decay": "exponential"}),
+    (OptimiserConfig, {"clip": 0.0}),
+    (AverageConfig, {"profile": "linear"}),
+    (AverageConfig, {"width": 0.0}),
+    (AverageConfig, {"width": 0.5}),
+    (AverageConfig, {"profile": "constant", "width": 1e10}),
+    (RunConfig, {"batch": 0}),
+    (RunConfig, {"accumulate": 0}),
+    (RunConfig, {"label_dropout": -0.1}),
+    (RunConfig, {"precision": "float16"}),
+    (RunConfig, {"seed": 2**63}),
+    (RunConfig, {"steps": 0}),
+    (RunConfig, {"minutes": math.nan}),
+    (RunConfig, {"log_every": 0}),
+    (RunConfig, {"previews": -1}),
+    (RunConfig, {"network": MLPSpec(width=10**6)}),
+    (RunConfig, {"network": UNetSpec(widths=(8,), depths=(10**5,), attention=0)}),
+]
+
+
+@pytest.mark.parametrize(("record", "values"), IMPOSSIBLE, ids=str)
+def test_impossible_values_are_refused_by_name(record: type, values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=list(values)[-1]):
+        record(**values)
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    """Linear in the steps, then half a cosine, a line, or nothing; never below zero."""
+    config = OptimiserConfig(warmup=10)
+    assert [config.factor(step, 0.0) for step in (1, 5, 10, 11)] == [0.1, 0.5, 1.0, 1.0]
+    assert config.factor(99, 0.5) == pytest.approx(0.5) and config.factor(99, 1.0) == 0.0
+    assert replace(config, decay="linear").factor(99, 0.25) == 0.75
+    assert replace(config, decay="constant").factor(99, 1.0) == 1.0
+    assert replace(config, warmup=0).factor(1, 0.0) == 1.0 and config.factor(99, 2.0) == 0.0
+
+
+POINTS = Surroundings((2,), 1.5, "float32")
+IMAGES = Surroundings((1, 28, 28), 0.5, "bfloat16")
+
+
+def test_what_is_left_open_is_settled_by_data_and_machine() -> None:
+    points, images = resolved(RunConfig(), POINTS), resolved(RunConfig(), IMAGES)
+    assert (points.batch, points.optimiser.kind, points.precision) == (512, "adamw", "float32")
+    assert (images.batch, images.optimiser.kind, images.precision) == (64, "muon", "bfloat16")
+    assert isinstance(points.network, MLPSpec) and isinstance(images.network, UNetSpec)
+
+
+def test_what_was_set_is_not_touched() -> None:
+    config = configure("edm", {"network": "mlp", "batch": 7, "precision": "float32", "optimiser.kind": "muon"})
+    assert resolved(config, IMAGES) == config
+
+
+def test_noise_levels_are_measured_in_units_of_the_data() -> None:
+    """Twice the σ_data of 0.5 that EDM was made for doubles every noise level."""
+    config = resolved(RunConfig(path=EDM(0.002, 80.0)), replace(POINTS, sigma_data=1.0))
+    before = RunConfig().objective.times
+    assert config.path == EDM(0.004, 160.0)
+    assert to_plain(config.parameterisation)["sigma_data"] == 1.0
+    assert to_plain(config.objective)["weighting"]["sigma_data"] == 1.0
+    shift = to_plain(config.objective)["times"]["mean"] - to_plain(before)["mean"]
+    assert shift == pytest.approx(math.log(2))

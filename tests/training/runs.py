@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -50,7 +51,9 @@ def tiny(**settings: Any) -> RunConfig:
 def named(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The tiny run's settings with others; where these name a network, its own defaults."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
-    return {name: value for name, value in TINY.items() if not (name.startswith("network") and "network" in given)} | given
+    return {
+        name: value for name, value in TINY.items() if not (name.startswith("network") and "network" in given)
+    } | given
 
 
 def points(count: int = 50, classes: int = 3) -> Dataset:
@@ -80,10 +83,19 @@ def trainer(dataset: Dataset, **settings: Any) -> tuple[Trainer, Batches]:
     found = report(dataset)
     config = resolved(tiny(**settings), Surroundings(found.shape, found.sigma_data, "float32"))
     assert config.network is not None
-    parts = (config.path, config.parameterisation, config.network, config.objective, config.sampler, found.representation)
+    parts = (
+        config.path,
+        config.parameterisation,
+        config.network,
+        config.objective,
+        config.sampler,
+        found.representation,
+    )
     weights = (1.0,) * dataset.classes
     model = ModelConfig(*parts, sigma_data=found.sigma_data, class_names=dataset.class_names, class_weights=weights)
-    return Trainer(config, model, World(), torch.device("cpu")), Batches(dataset, found.representation, config, model.classes)
+    return Trainer(config, model, World(), torch.device("cpu")), Batches(
+        dataset, found.representation, config, model.classes
+    )
 
 
 def finished(config: RunConfig, dataset: Dataset, out: Path) -> list[Event]:
@@ -125,22 +137,28 @@ def command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "scorefield", *words]
 
 
-def forked(words: Sequence[str], log: Path) -> ForkServerProcess:
-    """Start the command line in a fork of a process that has imported everything; what it says goes to a file."""
-    process = FORKS.Process(target=_run_command, args=(list(words), str(log)))
+def forked(words: Sequence[str], log: Path, *, traced: bool = False) -> ForkServerProcess:
+    """Start the command line in a fork of a process that has imported everything; what it says goes to a file.
+
+    Where `traced`, it does not begin before a tracer has attached to it.
+    """
+    process = FORKS.Process(target=_run_command, args=(list(words), str(log), traced))
     process.start()
     return process
 
 
-def _run_command(words: list[str], log: str) -> None:
+def _run_command(words: list[str], log: str, traced: bool) -> None:
     from scorefield import cli
+
+    while traced and "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+        time.sleep(0.005)
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     try:
         status = cli.run(words)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the fork must never return into its server
         traceback.print_exc()
         status = 99
     sys.stderr.flush()
@@ -157,8 +175,6 @@ def wait_for(path: Path, seconds: float = 30.0) -> None:
 
 def polls(seconds: float, every: float = 0.005) -> Iterator[None]:
     """Turns of a loop that waits for something, for so long at most."""
-    import time
-
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         yield

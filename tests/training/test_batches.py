@@ -125,7 +125,9 @@ def test_half_of_the_images_are_mirrored_left_to_right_on_request_only():
     assert torch.equal(flipped.x_0[changed], mirrored[changed])
     assert abs(changed.float().mean() - 0.5) < 4 * (0.25 / 200) ** 0.5
     assert torch.equal(plain.draws.noise, flipped.draws.noise)
-    assert torch.equal(plain.x_0, report(dataset).representation.to_model(dataset.batch(batches(dataset, batch=200).indices(1))))
+    assert torch.equal(
+        plain.x_0, report(dataset).representation.to_model(dataset.batch(batches(dataset, batch=200).indices(1)))
+    )
 
 
 def test_noise_is_standard_normal_and_times_are_uniform():
@@ -138,6 +140,8 @@ def test_noise_is_standard_normal_and_times_are_uniform():
 
 def test_mixed_seeds_differ_by_seed_purpose_and_number():
     """Two streams from one seed would be correlated: noise that repeats the order, dropout that repeats the noise."""
-    found = {mixed(seed, purpose, number) for seed in range(5) for purpose in ("order", "noise") for number in range(50)}
+    found = {
+        mixed(seed, purpose, number) for seed in range(5) for purpose in ("order", "noise") for number in range(50)
+    }
     assert len(found) == 500
     assert all(0 <= seed < 2**63 for seed in found)

@@ -38,10 +38,15 @@ def test_a_second_signal_ends_the_process_at_once(first, second):
 def test_handlers_are_put_back():
     """A caller's own Ctrl-C must work after training as before, also after an error."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ValueError, match="inside"), watched():
-        assert signal.getsignal(signal.SIGINT) is not before[0]
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise ValueError("inside")
+
+    def body() -> None:
+        with watched():
+            assert signal.getsignal(signal.SIGINT) is not before[0]
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        body()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -126,7 +126,9 @@ def test_a_process_that_does_not_write_makes_no_file(run):
 def test_training_time_is_what_the_timing_log_says_at_the_resumed_step(run):
     """Time that was lost with the steps after the checkpoint must not count; torn and foreign lines must not stop a run."""
     assert seconds_until(run, 100) == 0.0
-    run.timing.write_text('{"step": 5, "seconds": 2.5}\n{"step": 10, "seconds": 4.0}\n{"seconds": 9}\n[1]\n{"step": 15, "sec')
+    run.timing.write_text(
+        '{"step": 5, "seconds": 2.5}\n{"step": 10, "seconds": 4.0}\n{"seconds": 9}\n[1]\n{"step": 15, "sec'
+    )
     assert seconds_until(run, 4) == 0.0
     assert seconds_until(run, 7) == 2.5
     assert seconds_until(run, 10) == 4.0

@@ -59,7 +59,9 @@ def test_the_folder_is_a_model_that_needs_nothing_else(tmp_path):
 
 def test_the_log_has_a_line_every_so_many_steps(tmp_path):
     """The learning rate falls to nothing at the end; examples are counted over the run."""
-    runs.finished(runs.tiny(steps=100, save_every=100, log_every=10, optimiser__warmup=10), runs.points(), tmp_path / "run")
+    runs.finished(
+        runs.tiny(steps=100, save_every=100, log_every=10, optimiser__warmup=10), runs.points(), tmp_path / "run"
+    )
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(10, 101, 10))
     assert [line["examples"] for line in lines] == [16 * line["step"] for line in lines]
@@ -104,7 +106,11 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: Iterable[int]) -> None:
 
     def batch(self: Batches, step: int) -> Batch:
         whole = original(self, step)
-        return dataclasses.replace(whole, x_0=whole.x_0.index_fill(0, torch.tensor([2]), math.inf)) if step in bad else whole
+        return (
+            dataclasses.replace(whole, x_0=whole.x_0.index_fill(0, torch.tensor([2]), math.inf))
+            if step in bad
+            else whole
+        )
 
     monkeypatch.setattr(Batches, "batch", batch)
 
@@ -146,7 +152,13 @@ def test_bad_steps_far_apart_do_not_end_the_run(tmp_path, monkeypatch):
 def test_a_learning_rate_too_high_ends_with_exit_code_6_and_finite_checkpoints(tmp_path):
     """Never a NaN on disk, and one message that says what to lower (R10)."""
     data = runs.write_points(tmp_path)
-    settings = {"optimiser__learning_rate": 1e6, "optimiser__kind": "adamw", "optimiser__warmup": 0, "steps": 2000, "save_every": 1}
+    settings = {
+        "optimiser__learning_rate": 1e6,
+        "optimiser__kind": "adamw",
+        "optimiser__warmup": 0,
+        "steps": 2000,
+        "save_every": 1,
+    }
     process = runs.forked(runs.arguments(data, tmp_path / "run", **settings), tmp_path / "log")
     process.join()
     said = (tmp_path / "log").read_text()
@@ -193,7 +205,9 @@ def test_minutes_are_counted_over_resumptions(tmp_path, monkeypatch):
     config = runs.tiny(minutes=1.0, log_every=5, save_every=25)
     runs.stopped_after(38, config, runs.points(), tmp_path / "run")
     set_clock(monkeypatch, 0.4)
-    progressed = [event for event in runs.finished(config, runs.points(), tmp_path / "run") if isinstance(event, Progressed)]
+    progressed = [
+        event for event in runs.finished(config, runs.points(), tmp_path / "run") if isinstance(event, Progressed)
+    ]
     assert progressed[0].step == 26
     assert progressed[0].seconds == pytest.approx(20.0, abs=1.5)
     assert progressed[-1].step == pytest.approx(75, abs=3)

@@ -96,7 +96,9 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
 
 def test_the_learning_rate_follows_warm_up_and_decay():
     """Warm-up is by steps, decay by progress; both groups of an optimiser move together."""
-    trainer, batches = runs.trainer(runs.points(), optimiser__kind="muon", optimiser__warmup=4, optimiser__learning_rate=0.1)
+    trainer, batches = runs.trainer(
+        runs.points(), optimiser__kind="muon", optimiser__warmup=4, optimiser__learning_rate=0.1
+    )
     assert isinstance(trainer.optimiser, Muon)
     for step, progress, expected in ((1, 0.0, 0.025), (2, 0.5, 0.025), (3, 0.5, 0.0375), (4, 1.0, 0.0)):
         trainer.train_step(batches.batch(step), progress)

@@ -66,7 +66,7 @@ def outcome(words: list[str], log: Path, seconds: float | None, saving_in: Path 
     process = runs.forked(words, log)
     process.join(seconds)
     while saving_in and process.is_alive() and unfinished(saving_in) <= before:
-        pass
+        time.sleep(0.0002)
     process.kill()
     process.join()
     return process.exitcode
@@ -90,7 +90,7 @@ def test_killed_at_random_times(memory, data, whole, kills, capsys):
         words = runs.arguments(data, run, **BUSY)
         left: set[str] = set()
         while (
-            code := outcome(words, memory / "log", chance.uniform(0.0, seconds), run if killed % 2 else None)
+            code := outcome(words, memory / "log", chance.uniform(0.0, 0.6 * seconds), run if killed % 2 else None)
         ) == -signal.SIGKILL:
             killed += 1
             in_a_save += not unfinished(run) <= left

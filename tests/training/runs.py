@@ -68,7 +68,7 @@ def write_points(folder: Path) -> str:
     """The same points as a file."""
     dataset = points()
     path = folder / "points.npz"
-    np.savez(path, data=dataset.batch(np.arange(len(dataset))), labels=dataset.labels)
+    np.savez(path, data=dataset.batch(np.arange(len(dataset))), labels=np.asarray(dataset.labels))
     return str(path)
 
 

@@ -16,6 +16,7 @@ import gzip
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from scorefield.networks import default_network, fastest_dtype
+from scorefield.training.optimisers import Muon, parameter_groups
 
 BATCH = 64
 SHAPES = {"1×28×28": (1, 28, 28), "3×32×32": (3, 32, 32)}
@@ -43,8 +45,15 @@ KINDS = {
 }
 
 
-class Conditional(nn.Module):
-    """scorefield's network as a noise predictor: the step t of a thousand becomes a label of order one."""
+VARIANCE = 0.5  # second moment of images in [−1, 1], about
+
+
+class Preconditioned(nn.Module):
+    """scorefield's network as a noise predictor, preconditioned as training does it (Karras et al. 2022, table 1).
+
+    The best linear prediction of the noise plus what the network adds to it, in units of what the line leaves open:
+    ε̂ = σ x_t / v + α √(s/v) F(x_t/√v, ¼ log σ/α), with v = α² s + σ² and s the second moment of the data.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -52,7 +61,11 @@ class Conditional(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """ε̂(x_t, t)."""
-        return self.network(x_t, t / STEPS)
+        alpha_2 = alpha_bars()[t].view(-1, 1, 1, 1)
+        variance = alpha_2 * VARIANCE + 1 - alpha_2
+        label = ((1 - alpha_2) / alpha_2).log().flatten() / 8
+        inner = self.network(x_t * variance.rsqrt(), label)
+        return (1 - alpha_2).sqrt() / variance * x_t + (alpha_2 * VARIANCE / variance).sqrt() * inner
 
 
 class Diffusers(nn.Module):
@@ -75,26 +88,34 @@ class Diffusers(nn.Module):
         return self.network(x_t, t).sample
 
 
+@cache
+def alpha_bars() -> Tensor:
+    """ᾱ of DDPM's linear schedule."""
+    return torch.cumprod(1 - torch.linspace(1e-4, 0.02, STEPS), dim=0)
+
+
 @dataclass
 class Trainer:
     """A model with its optimiser and average; `step` is one full training step."""
 
-    model: nn.Module
+    model: Preconditioned | Diffusers
     dtype: torch.dtype = torch.float32
     rate: float = 1e-3
+    orthogonal: bool = False
     average: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.rate, fused=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.parameters, lr=self.rate, fused=True)
+        if self.orthogonal:
+            self.optimizer = Muon(parameter_groups(self.model.network), lr=self.rate)
         self.average = [p.detach().clone() for p in self.parameters]
-        self.alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, STEPS), dim=0)
 
     def loss(self, x_0: Tensor, generator: torch.Generator) -> Tensor:
         """The mean squared error of the predicted noise at random steps."""
         t = torch.randint(STEPS, x_0.shape[:1], generator=generator)
         noise = torch.randn(x_0.shape, generator=generator)
-        alpha_bar = self.alpha_bar[t].view(-1, 1, 1, 1)
+        alpha_bar = alpha_bars()[t].view(-1, 1, 1, 1)
         with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
             predicted = self.model(alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise, t)
         return F.mse_loss(predicted.float(), noise)
@@ -172,10 +193,10 @@ def median_seconds(
 def make_trainers(shape: tuple[int, ...], precision: str) -> dict[str, Trainer]:
     """Both trainers, and scorefield's once more in the precision that training would choose here, if it is another."""
     torch.manual_seed(0)
-    trainers = {"scorefield": Trainer(Conditional(shape)), "diffusers": Trainer(Diffusers(shape))}
+    trainers = {"scorefield": Trainer(Preconditioned(shape)), "diffusers": Trainer(Diffusers(shape))}
     dtype = fastest_dtype(torch.device("cpu"))
     if precision == "auto" and dtype != torch.float32:
-        trainers[f"scorefield {str(dtype).removeprefix('torch.')}"] = Trainer(Conditional(shape), dtype)
+        trainers[f"scorefield {str(dtype).removeprefix('torch.')}"] = Trainer(Preconditioned(shape), dtype)
     return trainers
 
 
@@ -191,7 +212,7 @@ def compare_speed(name: str, shape: tuple[int, ...], steps: int, peak: float, pr
         share = count_flops(trainer, x_0, generator) / seconds[kind] / peak
         ratio = seconds["diffusers"] / seconds[kind]
         rate = BATCH / seconds[kind]
-        print(f"  {kind:20} {millions:.2f} M  {rate:6.1f} images/s  ×{ratio:.2f}  {share:.2f} of the float32 peak")
+        print(f"  {kind:21} {millions:.2f} M  {rate:6.1f} images/s  ×{ratio:.2f}  {share:.2f} of the float32 peak")
         shares = breakdown(trainer, x_0, generator)
         print("    " + ", ".join(f"{key} {value:.0%}" for key, value in shares.items()))
 
@@ -207,8 +228,10 @@ def fashion_batches(images: int) -> tuple[Iterator[Tensor], Tensor]:
 
 def compare_loss(images: int, precision: str) -> None:
     """Train all on the same images with the same noise; print the held-out loss of each."""
-    print(f"\nloss after {images} images of Fashion-MNIST (noise prediction, AdamW 1e-3, no decay, live weights)")
-    for name, trainer in make_trainers((1, 28, 28), precision).items():
+    print(f"\nloss after {images} images of Fashion-MNIST (noise prediction, rate 1e-3 throughout, live weights)")
+    trainers = make_trainers((1, 28, 28), precision)
+    trainers["scorefield with Muon"] = Trainer(Preconditioned((1, 28, 28)), orthogonal=True)
+    for name, trainer in trainers.items():
         batches, held_out = fashion_batches(images)
         generator = torch.Generator().manual_seed(1)
         start = time.perf_counter()
@@ -218,7 +241,7 @@ def compare_loss(images: int, precision: str) -> None:
         trainer.model.eval()
         with torch.no_grad():
             loss = np.mean([trainer.loss(x, generator.manual_seed(i)) for i, x in enumerate(held_out.split(BATCH))])
-        print(f"  {name:20} held-out loss {loss:.4f}  in {seconds:.0f} s", flush=True)
+        print(f"  {name:21} held-out loss {loss:.4f}  in {seconds:.0f} s", flush=True)
 
 
 def main() -> None:

@@ -162,7 +162,6 @@ class _Session:
 
     def _resume(self) -> None:
         checkpoint = latest_checkpoint(self.run)
-        self.saved = checkpoint.step if checkpoint else None
         if checkpoint:
             self.trainer.restore(checkpoint.step, checkpoint.tensors)
             self.tally.restore(checkpoint.tensors)
@@ -184,7 +183,7 @@ class _Session:
                     yield Previewed(self.trainer.step, self.trainer.model)
                 if self.trainer.step % self.config.save_every == 0 or progress >= 1.0 or stopped:
                     yield self._save(journal)
-            # Nothing left to train: a process killed in its last save may still owe the model.
+            # Nothing left to train: a process killed in its last save may owe the model, or the end of an old checkpoint.
             if self.trainer.step == self.first:
                 yield self._save(journal)
         yield Ended(self.trainer.step, int(stopped) or None)
@@ -225,7 +224,7 @@ class _Session:
     def _save(self, journal: Journal) -> Saved:
         """Write a checkpoint and the model, in this order: the model is never newer than what can be resumed."""
         step = self.trainer.step
-        if self.world.leads and step != self.saved:
+        if self.world.leads:
             journal.sync()
             save_checkpoint(
                 self.run,
@@ -233,10 +232,8 @@ class _Session:
                 self.trainer.tensors() | self.tally.tensors(),
                 {"step": step, "bad_steps": list(self.bad)},
             )
-        if self.world.leads:
             model = self.trainer.model
             save_model(self.run.path, model.config.to_plain(), model.tensors())
-        self.saved = step
         return Saved(step)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from scorefield.data import Dataset
 from scorefield.errors import NoCheckpointError, UsageError
-from scorefield.training import loop
+from scorefield.training import checkpoints, loop
 from tests.faults import DAMAGE
 from tests.training import runs
 
@@ -83,11 +83,13 @@ def test_what_is_compared_is_all_there(tmp_path):
     assert "log.jsonl" in runs.differing(tmp_path / "other", state)
 
 
-@pytest.mark.parametrize("missing", ["save_model", "save_checkpoint"])
-def test_a_run_killed_in_its_last_save_is_completed(tmp_path, monkeypatch, missing):
-    """The last step is done but the checkpoint or the model is not written: the same command must still write both."""
+@pytest.mark.parametrize(
+    ("module", "missing", "call"), [(loop, "save_model", 3), (loop, "save_checkpoint", 3), (checkpoints, "_prune", 3)]
+)
+def test_a_run_killed_in_its_last_save_is_completed(tmp_path, monkeypatch, module, missing, call):
+    """The last step is done; the same command must still write the checkpoint and the model, and delete what is too old."""
     runs.finished(runs.tiny(), runs.points(), tmp_path / "whole")
-    monkeypatch.setattr(loop, missing, dying(getattr(loop, missing), call=3))
+    monkeypatch.setattr(module, missing, dying(getattr(module, missing), call))
     with pytest.raises(InterruptedError):
         runs.finished(runs.tiny(), runs.points(), tmp_path / "stopped")
     monkeypatch.undo()

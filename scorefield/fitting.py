@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scorefield.data import open_data
+from scorefield.data import Dataset, open_data
 from scorefield.errors import DivergedError, MissingExtraError
 from scorefield.evaluation.pictures import png
 from scorefield.evaluation.report import report_html
@@ -21,6 +22,8 @@ from scorefield.storage import write_bytes
 from scorefield.training.configuration import RunConfig, configure
 from scorefield.training.loop import Ended, Event, Logged, Previewed, train
 from scorefield.training.processes import choose_device
+
+logger = logging.getLogger("scorefield")
 
 _PREVIEW_SAMPLES = 36
 _PREVIEW_STEPS = 18
@@ -71,10 +74,13 @@ def run_training(
     size = tuple(options.size) if isinstance(options.size, tuple) else options.size
     dataset = open_data(data, size=size, layout=options.layout, skip_bad=options.skip_bad)  # type: ignore[arg-type]
     _require_possible(config, dataset.shape, device)
+    leads = int(os.environ.get("RANK", "0")) == 0
+    if leads:
+        _tell(dataset)
     end, board = None, None
     for event in train(config, dataset, out, device=device):
         # Only now: the run's folder is there, and nothing that was refused has left anything behind.
-        board = tensorboard_writer(Path(out)) if config.tensorboard and board is None else board
+        board = tensorboard_writer(Path(out)) if config.tensorboard and leads and board is None else board
         if isinstance(event, Previewed):
             write_preview(event, Path(out))
         if isinstance(event, Logged) and board is not None:
@@ -84,9 +90,18 @@ def run_training(
         end = event if isinstance(event, Ended) else end
     if end is None:
         raise DivergedError("training ended without saying how")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if leads:
         write_bytes(Path(out, "report.html"), report_html(Path(out)).encode())
     return end
+
+
+def _tell(dataset: Dataset) -> None:
+    """Say what was decided about the data, and how many files were left out."""
+    for note in dataset.notes:
+        logger.warning("data: %s", note)
+    if dataset.skipped:
+        first = dataset.skipped[0]
+        logger.warning("data: %d files are left out, such as %s (%s)", len(dataset.skipped), first.path, first.reason)
 
 
 def _require_possible(config: RunConfig, shape: tuple[int, ...], device: str | None) -> None:

@@ -109,7 +109,7 @@ class Model:
         """The samples of `sample`, a batch at a time, each with its class numbers (None where there are no classes)."""
         if count < 0 or batch < 1:
             raise UsageError(f"drawing needs count ≥ 0 and batch ≥ 1, got count={count}, batch={batch}")
-        wanted = self._class_numbers(classes, count)
+        wanted = self.class_numbers(classes, count)
         for start in range(0, count, batch):
             size = min(batch, count - start)
             part = None if wanted is None else wanted[start : start + size]
@@ -122,15 +122,20 @@ class Model:
     ) -> Iterator[State]:
         """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
         streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
-        denoiser = self.denoiser
-        x_T = streams.normal(torch.empty(count, *self.config.shape, device=self.device), 0) * denoiser.path.prior_std
-        states = (sampler or self.config.sampler).trajectory(denoiser, x_T, generator=streams, condition=labels)
+        x_T = self.noise(count, seed=seed, first=first)
+        states = (sampler or self.config.sampler).trajectory(self.denoiser, x_T, generator=streams, condition=labels)
         while True:
             with self._evaluating():
                 state = next(states, None)
             if state is None:
                 return
             yield state
+
+    def noise(self, count: int, *, seed: int = 0, first: int = 0) -> Tensor:
+        """What samples start from: (count, …) draws from the path's prior, in model space."""
+        streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
+        like = torch.empty(count, *self.config.shape, device=self.device)
+        return streams.normal(like, 0) * self.config.path.prior_std
 
     def labels(
         self, seed: int, first: int, count: int, wanted: Sequence[int] | np.ndarray | None = None
@@ -144,7 +149,12 @@ class Model:
         u = SampleStreams.numbered(seed, first, count, device=str(self.device)).uniform(_CLASS_DRAW, 1)[:, 0]
         return torch.searchsorted(weights.cumsum(0) / weights.sum(), u).clamp(max=self.config.classes - 1)
 
-    def _class_numbers(self, classes: Any, count: int) -> np.ndarray | None:
+    def class_numbers(self, classes: Any, count: int) -> np.ndarray | None:
+        """The number of each sample's class: `classes` is one name or number for all, one a sample, or None for any.
+
+        Raises:
+            UsageError: an unknown class, another count, or a model without classes.
+        """
         if classes is None:
             return None
         if not self.config.classes:

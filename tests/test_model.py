@@ -108,7 +108,7 @@ def test_classes_come_as_often_as_in_the_data() -> None:
 def test_a_name_that_is_a_number_is_a_name_first() -> None:
     """Classes called 7 and 0: `--class 0` is the second of them."""
     model = _model(class_names=("7", "0"), class_weights=(1.0, 1.0))
-    assert model._class_numbers("0", 1) == [1] and model._class_numbers(["7", "1"], 2).tolist() == [0, 1]  # type: ignore[union-attr]
+    assert model.class_numbers("0", 1) == [1] and model.class_numbers(["7", "1"], 2).tolist() == [0, 1]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

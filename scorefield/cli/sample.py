@@ -16,8 +16,10 @@ from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from scorefield.model import Model
+    from scorefield.paths import Path as NoisePath
     from scorefield.samplers import Sampler
 
 _FILM_FRAMES = 40
@@ -86,6 +88,8 @@ class SampleCommand(Command):
             model = model.with_guidance(self.guidance)
         sampler = self.chosen(model.config.sampler)
         if _extension(self.out) == ".gif":
+            if self.steps is None:  # a film of few steps would jump
+                sampler = replace(sampler, steps=max(sampler.steps, _FILM_FRAMES - 1))
             _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))
             evaluations = sampler.evaluations()
         else:
@@ -227,20 +231,21 @@ def _film(model: Model, sampler: Sampler, count: int, seed: int, class_: str | N
     from scorefield.evaluation.pictures import gif
     from scorefield.fitting import value_range
 
-    wanted = model._class_numbers(class_, count)
-    states = model.trajectory(
-        count, sampler=sampler, seed=seed, labels=model.labels(seed, first, count, wanted), first=first
-    )
-    path, frames = model.config.path, []
-    for state in states:
-        scale = 1.0 if state.t == 0.0 else (path.alpha(state.t) ** 2 + path.sigma(state.t) ** 2) ** 0.5
-        frames.append(
-            model.config.representation.channels_first(model.config.representation.from_model(state.x / scale))
-        )
-    return gif([torch.from_numpy(frame) for frame in _thinned(frames)], value_range=value_range(model))
+    labels = model.labels(seed, first, count, model.class_numbers(class_, count))
+    states = model.trajectory(count, sampler=sampler, seed=seed, labels=labels, first=first)
+    start = model.noise(count, seed=seed, first=first) / model.config.path.prior_std
+    frames = [start, *(state.x / _size(model.config.path, state.t) for state in states)]
+    representation = model.config.representation
+    arrays = [representation.channels_first(representation.from_model(frame)) for frame in _thinned(frames)]
+    return gif([torch.from_numpy(array) for array in arrays], value_range=value_range(model))
 
 
-def _thinned(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _size(path: NoisePath, t: float) -> float:
+    """√(α² + σ²), about how large x_t is beside the data; 1 at the end."""
+    return 1.0 if t == 0.0 else float(path.alpha(t) ** 2 + path.sigma(t) ** 2) ** 0.5
+
+
+def _thinned(frames: Sequence[Tensor]) -> list[Tensor]:
     """At most forty of the frames, evenly spread, the last among them."""
     stride = max(1, -(-len(frames) // _FILM_FRAMES))
     return list(reversed(frames[::-1][::stride]))

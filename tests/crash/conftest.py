@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SLICE = 25
+SLICE = 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

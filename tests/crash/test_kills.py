@@ -128,7 +128,8 @@ def test_killed_at_every_system_call(memory, data, every, call, capsys):
         assert outcome(runs.arguments(data, memory / "short", **settings), memory / "log", None) == 0
     reference = runs.state_of(memory / "short")
     points = 0
-    for k in itertools.count(1, every):
+    # Most files that are opened are read only, imports above all: in a slice, one in forty.
+    for k in itertools.count(1, every if every == 1 or call != "open" else 5 * every):
         shutil.rmtree(memory / "killed", ignore_errors=True)
         status = killed_at(words, CALLS[call], k, memory / "log")
         assert status in (0, -signal.SIGKILL), (memory / "log").read_text()

@@ -64,6 +64,9 @@ def _expected(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         say(f"error: {error.strerror}: {error.filename or 'no file named'}")
         return StorageError.exit_code
+    if int(os.environ.get("RANK", "0")) > 0 and "onnection" in text:
+        say("the leading process has stopped; its message says why")
+        return 1
     raise error
 
 

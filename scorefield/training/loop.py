@@ -40,7 +40,6 @@ from scorefield.training.processes import World, choose_device, joined
 from scorefield.training.run_folder import RunFolder
 from scorefield.training.trainer import Trainer
 
-_MOST_BAD_IN_A_ROW = 10
 _MOST_BAD_IN_1000 = 10
 _RUN_FILE = "run.json"
 
@@ -133,6 +132,7 @@ def train(config: RunConfig, dataset: Dataset, out: str, *, device: str | None =
             clean_leftovers(run)
         world.wait()
         interrupt = stack.enter_context(watched())
+        stack.enter_context(torch.random.fork_rng(devices=[]))  # training seeds the global generator at every step
         session = _Session(config, dataset, run, world, choose_device(device))
         yield from session.events(interrupt)
 
@@ -212,11 +212,10 @@ class _Session:
         yield Progressed(step, progress, float(result.losses.mean()), seconds, rate)
 
     def _count_bad(self, step: int) -> None:
-        """Note a step that was not finite; give up after ten in a row or within a thousand."""
+        """Note a step that was not finite; give up after ten within a thousand."""
         self.bad.append(step)
         logger.warning("step %d: the loss or the gradient is not finite; nothing was changed", step)
-        in_a_row = len(self.bad) == _MOST_BAD_IN_A_ROW and self.bad[0] > step - _MOST_BAD_IN_A_ROW
-        if in_a_row or (len(self.bad) == _MOST_BAD_IN_1000 and self.bad[0] > step - 1000):
+        if len(self.bad) == _MOST_BAD_IN_1000 and self.bad[0] > step - 1000:
             raise DivergedError(
                 f"training diverged at step {step}: {len(self.bad)} steps of late had a loss or gradient that is not finite; the last checkpoint is good: lower optimiser.learning_rate, or look for extreme values with `scorefield data`"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,11 +60,17 @@ def fit(
     named = {name.replace("__", "."): value for name, value in settings.items()}
     config = configure(preset, named | ({} if minutes is None else {"minutes": minutes}))
     if out is not None:
-        run_training(config, data, os.fspath(out), device=device)
+        _finish(run_training(config, data, os.fspath(out), device=device))
         return load(out, device=device or "cpu")
     with tempfile.TemporaryDirectory(prefix="scorefield-") as folder:
-        run_training(replace(config, previews=0), data, str(Path(folder, "run")), device=device)
+        _finish(run_training(replace(config, previews=0), data, str(Path(folder, "run")), device=device))
         return load(Path(folder, "run"), device=device or "cpu")
+
+
+def _finish(end: Ended) -> None:
+    """Hand a signal that stopped the training on to the caller's program, now that all is saved."""
+    if end.interrupted_by is not None:
+        signal.raise_signal(end.interrupted_by)
 
 
 def run_training(

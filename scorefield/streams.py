@@ -83,7 +83,8 @@ class BatchStream:
         """Standard normal noise of like's shape, dtype and device."""
         import torch
 
-        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
+        noise = torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=self.generator.device)
+        return noise.to(like.device)
 
 
 def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:

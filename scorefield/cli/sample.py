@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +12,10 @@ import tyro
 
 from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
 from scorefield.errors import UsageError
+from scorefield.paths import Discrete
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from scorefield.model import Model
     from scorefield.paths import Path as NoisePath
@@ -89,7 +88,8 @@ class SampleCommand(Command):
         sampler = self.chosen(model.config.sampler)
         if _extension(self.out) == ".gif":
             if self.steps is None:  # a film of few steps would jump
-                sampler = replace(sampler, steps=max(sampler.steps, _FILM_FRAMES - 1))
+                most = model.config.path.steps if isinstance(model.config.path, Discrete) else _FILM_FRAMES - 1
+                sampler = replace(sampler, steps=max(sampler.steps, min(most, _FILM_FRAMES - 1)))
             _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))
             evaluations = sampler.evaluations()
         else:
@@ -208,9 +208,9 @@ def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -
     from scorefield.evaluation.pictures import lossless_png
 
     folder.mkdir(exist_ok=True)
-    is_image = model.config.representation.layout == "image" and (
-        samples.dtype.name == "uint8" or (samples.dtype.name == "uint16" and samples.ndim == 3)
-    )
+    representation = model.config.representation
+    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(samples.dtype.name, ())
+    is_image = representation.layout == "image" and representation.shape[0] in channels
     for number, sample in enumerate(samples, start=first):
         data = lossless_png(sample) if is_image else _npy(sample)
         _write(str(folder / f"{number:06d}.{'png' if is_image else 'npy'}"), data)
@@ -233,19 +233,16 @@ def _film(model: Model, sampler: Sampler, count: int, seed: int, class_: str | N
 
     labels = model.labels(seed, first, count, model.class_numbers(class_, count))
     states = model.trajectory(count, sampler=sampler, seed=seed, labels=labels, first=first)
-    start = model.noise(count, seed=seed, first=first) / model.config.path.prior_std
-    frames = [start, *(state.x / _size(model.config.path, state.t) for state in states)]
+    frames = [model.noise(count, seed=seed, first=first) / model.config.path.prior_std]
+    stride = max(1, -(-sampler.steps // (_FILM_FRAMES - 1)))
+    for number, state in enumerate(states, start=1):
+        if (sampler.steps - number) % stride == 0:
+            frames.append(state.x / _size(model.config.path, state.t))
     representation = model.config.representation
-    arrays = [representation.channels_first(representation.from_model(frame)) for frame in _thinned(frames)]
+    arrays = [representation.channels_first(representation.from_model(frame)) for frame in frames]
     return gif([torch.from_numpy(array) for array in arrays], value_range=value_range(model))
 
 
 def _size(path: NoisePath, t: float) -> float:
     """√(α² + σ²), about how large x_t is beside the data; 1 at the end."""
     return 1.0 if t == 0.0 else float(path.alpha(t) ** 2 + path.sigma(t) ** 2) ** 0.5
-
-
-def _thinned(frames: Sequence[Tensor]) -> list[Tensor]:
-    """At most forty of the frames, evenly spread, the last among them."""
-    stride = max(1, -(-len(frames) // _FILM_FRAMES))
-    return list(reversed(frames[::-1][::stride]))

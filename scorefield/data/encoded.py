@@ -195,7 +195,7 @@ def _check_bad(
     if len(everything) > BAD_LIMIT * total and not skip_bad:
         raise UsageError(
             f"{where}: {len(everything)} of {total} images cannot be used (at most 1 % are passed over): "
-            f"{_summary(everything)}; mend or remove them, or go on without them: --skip-bad (skip_bad=True)"
+            f"{_summary(everything)}; mend or remove them, or go on without them: train with --set data.skip_bad=true, or data --skip-bad"
         )
     return everything
 
@@ -226,7 +226,7 @@ def _common_size(headers: Sequence[Header], where: str) -> tuple[int, int]:
     smallest = min(min(size) for size in sizes)
     raise UsageError(
         f"{where}: the images have several sizes (height×width): {listed}{more}; "
-        f"bring them to one with --set data.size={smallest} (size={smallest}): resized and cropped to the centre"
+        f"bring them to one with --set data.size={smallest} (data --size {smallest}): resized and cropped to the centre"
     )
 
 

@@ -119,7 +119,7 @@ class GaussianMixture(Denoiser):
         """Draw data x₀ from the mixture; float64."""
         chosen = self.draw_components(count, generator)
         values, vectors = self._eigen
-        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
+        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64).to(self.means.device)
         scaled = noise * values.clamp(min=0.0).sqrt()[chosen]
         return self.means.double()[chosen] + torch.einsum("nde,ne->nd", vectors[chosen], scaled)
 

@@ -27,6 +27,7 @@ from scorefield.shapes import Tensor
 
 _LABELS = ("log-sigma", "time")
 _LARGEST_LOG_SIGMA = 10.0
+_LEAST_ALPHA = 1e-6
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Parameterisation(ABC):
 
 def _inverse(alpha: Time, predicted: str) -> Time:
     """1/α, or an error where nothing of the data is left and the prediction says nothing about them."""
-    if is_number(alpha) and alpha == 0.0:
+    if is_number(alpha) and alpha < _LEAST_ALPHA:
         raise UsageError(
             f"a network that predicts the {predicted} says nothing of the data at α = 0, where this path ends; "
             "start below t_max, or predict with Velocity, RectifiedVelocity, Data or Preconditioned"

@@ -39,7 +39,7 @@ class DataConfig:
 
     Attributes:
         size: side (or height, width) that images are scaled and cropped to; None keeps theirs, which must then agree.
-        layout: `channels-first` or `channels-last`, for arrays that can be read both ways.
+        layout: `channels-first`, `channels-last` or `no-channels`, for arrays that can be read in more than one way.
         flip: whether images are mirrored at random, left to right.
         labels: whether class labels are used where the data have them.
         skip_bad: whether to go on when more than 1 % of the files cannot be read.
@@ -55,9 +55,9 @@ class DataConfig:
         sides = (self.size,) if isinstance(self.size, int) else self.size or ()
         _require(all(1 <= side <= 8192 for side in sides), "data.size", "between 1 and 8192 a side", self.size)
         _require(
-            self.layout in (None, "channels-first", "channels-last"),
+            self.layout in (None, "channels-first", "channels-last", "no-channels"),
             "data.layout",
-            "channels-first or channels-last",
+            "channels-first, channels-last or no-channels",
             self.layout,
         )
 
@@ -146,7 +146,8 @@ class RunConfig:
         batch: samples a step, over all processes; None is 64, or 512 for points (D,).
         accumulate: micro-batches a step in each process.
         label_dropout: share of the samples trained without their label, for classifier-free guidance.
-        precision: `auto` (bfloat16 where a GPU has it), `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16` or `auto`: bfloat16 where a GPU has it, and on a processor that is faster with it if the run
+            is timed by `minutes`; a run of `steps` computes in float32 there.
         compile: whether the network is compiled; pays on long runs.
         seed: of everything random.
         steps, minutes: when to stop; `minutes` counts training time over all resumptions and wins where both are given.
@@ -363,25 +364,42 @@ def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[An
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a configuration leaves to the data and the machine: the data's shape and σ_data, and the fastest number format."""
+    """What a configuration leaves to the data and the machine.
+
+    Attributes:
+        shape: of one sample.
+        sigma_data: standard deviation of the data in model space about one mean.
+        sigma_by_channel: the same about each channel's own mean.
+        precision: the fastest number format here.
+    """
 
     shape: tuple[int, ...]
     sigma_data: float
+    sigma_by_channel: tuple[float, ...]
     precision: str
+
+    def sigma_about(self, channel_means: bool) -> float:
+        """σ_data about the channels' own means, or about the one mean of all."""
+        if not channel_means:
+            return self.sigma_data
+        return math.sqrt(sum(sigma**2 for sigma in self.sigma_by_channel) / len(self.sigma_by_channel))
 
 
 def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
     """The configuration with nothing left open: network, optimiser, batch, precision and noise levels."""
+    if config.data.flip and len(found.shape) != 3:
+        raise UsageError(f"data.flip mirrors images (C, H, W), and these data are {found.shape}; leave it out")
     network = config.network or default_network(found.shape)
     is_mlp = isinstance(network, MLPSpec)
     optimiser = config.optimiser
     if optimiser.kind == "auto":
         optimiser = replace(optimiser, kind="adamw" if is_mlp else "muon")
     batch = config.batch or (512 if len(found.shape) == 1 else 64)
+    sigma_data = found.sigma_about(config.centre)
+    if not sigma_data > 0.0:
+        raise UsageError("all examples are equal, so there is nothing to learn; look at them with `scorefield data`")
     precision = found.precision if config.precision == "auto" else config.precision
-    return measured(
-        replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), found.sigma_data
-    )
+    return measured(replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), sigma_data)
 
 
 def measured(config: RunConfig, sigma_data: float) -> RunConfig:

@@ -90,18 +90,20 @@ class Journal:
 
     def __init__(self, log: AppendLog | None, timing: AppendLog | None) -> None:
         self._log, self._timing = log, timing
+        self._timed = -1
 
     def write(self, line: Mapping[str, Any], seconds: float, examples_per_second: float) -> None:
         """Add a line to each."""
-        if self._log is not None and self._timing is not None:
+        if self._log is not None:
             self._log.append(line)
-            self._timing.append(
-                {
-                    "step": line["step"],
-                    "seconds": round(seconds, 3),
-                    "examples_per_second": round(examples_per_second, 2),
-                }
-            )
+        self.time(line["step"], seconds, examples_per_second)
+
+    def time(self, step: int, seconds: float, examples_per_second: float) -> None:
+        """Add a line to the timing alone, one a step: a run by the clock must know it to the step it was saved at."""
+        if self._timing is not None and step != self._timed:
+            self._timed = step
+            rate = round(examples_per_second, 2)
+            self._timing.append({"step": step, "seconds": round(seconds, 3), "examples_per_second": rate})
 
     def sync(self) -> None:
         """Make all lines so far survive a power cut."""

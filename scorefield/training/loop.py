@@ -123,26 +123,35 @@ def train(config: RunConfig, dataset: Dataset, out: str, *, device: str | None =
         StorageError: the disk failed; the checkpoints before are intact.
         DivergedError: too many steps whose loss or gradient was not finite.
     """
+    own_device = choose_device(device)
     with ExitStack() as stack:
-        world = stack.enter_context(joined())
+        world = stack.enter_context(joined(own_device))
         run = RunFolder(out)
         if world.leads:
             run.create()
             stack.enter_context(run.lock())
             clean_leftovers(run)
         world.wait()
+        found = report_on(dataset)  # long for large data, and nothing is lost by a signal yet
         interrupt = stack.enter_context(watched())
         stack.enter_context(torch.random.fork_rng(devices=[]))  # training seeds the global generator at every step
-        session = _Session(config, dataset, run, world, choose_device(device))
+        session = _Session(config, found, dataset, run, world, own_device)
         yield from session.events(interrupt)
 
 
 class _Session:
     """One process's work on a run from its start, or restart, to its end."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, run: RunFolder, world: World, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        found: DataReport,
+        dataset: Dataset,
+        run: RunFolder,
+        world: World,
+        device: torch.device,
+    ) -> None:
         self.run, self.world = run, world
-        found = report_on(dataset)
         # The leader settles what the configuration leaves open; the others then read it.
         if not world.leads:
             world.wait()
@@ -186,6 +195,7 @@ class _Session:
             # Nothing left to train: a process killed in its last save may owe the model, or the end of an old checkpoint.
             if self.trainer.step == self.first:
                 yield self._save(journal)
+            self.world.wait()
         yield Ended(self.trainer.step, int(stopped) or None)
 
     def _agree(self, interrupt: Interrupt) -> tuple[int, float]:
@@ -202,7 +212,7 @@ class _Session:
         if not result.is_finite:
             self._count_bad(step)
         seconds = self.clock.seconds
-        rate = (step - self.first) * self.batch / max(seconds - self.clock.before, 1e-9)
+        rate = self._rate(seconds)
         if step % self.config.log_every == 0:
             peak = self.config.optimiser.learning_rate * self.config.optimiser.factor(step, progress)
             line = self.tally.line(step, step * self.batch, peak)
@@ -210,6 +220,10 @@ class _Session:
             self.tally = Tally()
             yield Logged(line, rate)
         yield Progressed(step, progress, float(result.losses.mean()), seconds, rate)
+
+    def _rate(self, seconds: float) -> float:
+        """Examples a second since this process began."""
+        return (self.trainer.step - self.first) * self.batch / max(seconds - self.clock.before, 1e-9)
 
     def _count_bad(self, step: int) -> None:
         """Note a step that was not finite; give up after ten within a thousand."""
@@ -224,6 +238,8 @@ class _Session:
         """Write a checkpoint and the model, in this order: the model is never newer than what can be resumed."""
         step = self.trainer.step
         if self.world.leads:
+            seconds = self.clock.seconds
+            journal.time(step, seconds, self._rate(seconds))
             journal.sync()
             save_checkpoint(
                 self.run,
@@ -239,15 +255,16 @@ class _Session:
 def _agreed(config: RunConfig, found: DataReport, run: RunFolder, world: World, device: torch.device) -> RunConfig:
     """The configuration with all that depends on data and machine filled in; that of the folder's run where there is one."""
     path = run.path / _RUN_FILE
-    if path.is_file():
+    if path.is_file() and any(run.checkpoints.iterdir()):  # nothing is bound by a run that has saved nothing
         stored = read_json(path)
         _require_same(read_configuration(stored["requested"]), config, stored["data"], found, run)
         settled = read_configuration(stored["resolved"])
         settled = replace(settled, **{name: getattr(config, name) for name in FREE_TO_CHANGE})
         _warn_of_other_machine(stored, world)
     else:
-        precision = "bfloat16" if fastest_dtype(device) is torch.bfloat16 else "float32"
-        settled = resolved(config, Surroundings(found.shape, found.sigma_data, precision))
+        precision = _fastest_precision(config, device)
+        settled = resolved(config, _surroundings(found, precision))
+    world.share(settled.batch or 0, settled.accumulate)  # refused here, before anything is written
     if world.leads:
         data = {"name": found.name, "digest": found.digest}
         machine = {"threads": torch.get_num_threads(), "processes": world.size, "versions": versions()}
@@ -259,6 +276,20 @@ def _agreed(config: RunConfig, found: DataReport, run: RunFolder, world: World, 
             ),
         )
     return settled
+
+
+def _fastest_precision(config: RunConfig, device: torch.device) -> str:
+    """The number format that `auto` stands for.
+
+    On a processor only measuring tells, and two measurements may differ: a run of so many steps, whose bits are promised to
+    be those of the seed, does not depend on one; a run by the clock is like no other anyway.
+    """
+    may_measure = device.type == "cuda" or config.minutes is not None
+    return "bfloat16" if may_measure and fastest_dtype(device) is torch.bfloat16 else "float32"
+
+
+def _surroundings(found: DataReport, precision: str) -> Surroundings:
+    return Surroundings(found.shape, found.sigma_data, found.sigma_data_by_channel, precision)
 
 
 def _require_same(before: RunConfig, now: RunConfig, data: Any, found: DataReport, run: RunFolder) -> None:
@@ -304,7 +335,7 @@ def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> Mod
         clip=config.clip,
         representation=found.representation,
         mean=tuple(found.model_channel_means) if config.centre else (0.0,),
-        sigma_data=found.sigma_data,
+        sigma_data=_surroundings(found, config.precision).sigma_about(config.centre),
         class_names=dataset.class_names if uses_labels else (),
         class_weights=tuple(count / sum(counts) for count in counts),
         provenance={"preset": config.preset, "data": found.name, "digest": found.digest, "versions": versions()},

@@ -76,13 +76,17 @@ class World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """Join the world that `torchrun` describes in the environment, for the time of the block."""
+def joined(device: torch.device) -> Iterator[World]:
+    """Join the world that `torchrun` describes in the environment, for the time of the block.
+
+    Args:
+        device: this process's own; GPUs speak by NCCL, processors by Gloo.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
@@ -90,14 +94,15 @@ def joined() -> Iterator[World]:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device by name; where none is named, this process's GPU or else the CPU.
+    """The device by name; where none is named, a GPU or else the CPU. Of several GPUs each process takes its own.
 
     Raises:
         UsageError: there is no such device here.
     """
     if name is None:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

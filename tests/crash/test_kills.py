@@ -1,4 +1,4 @@
-"""A run that is killed with `kill -9`, at any time or at any system call of a save, ends in the bytes of one that was not (R1).
+"""A run that is killed with `kill -9`, at any time or at any system call of a save, ends in the bytes of one that was not.
 
 By the rule of three, 300 kills without a failure bound the probability of one at 1 % with 95 % confidence.
 """

@@ -81,7 +81,9 @@ def images(count: int = 20) -> Dataset:
 def trainer(dataset: Dataset, **settings: Any) -> tuple[Trainer, Batches]:
     """A trainer of the tiny run and its batches, without a run folder."""
     found = report(dataset)
-    config = resolved(tiny(**settings), Surroundings(found.shape, found.sigma_data, "float32"))
+    config = resolved(
+        tiny(**settings), Surroundings(found.shape, found.sigma_data, found.sigma_data_by_channel, "float32")
+    )
     assert config.network is not None
     parts = (
         config.path,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scorefield.denoisers import PARAMETERISATIONS
+from scorefield.denoisers import PARAMETERISATIONS, Preconditioned
 from scorefield.errors import UsageError
 from scorefield.networks import NETWORKS, MLPSpec, UNetSpec
 from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS
@@ -46,7 +46,9 @@ EVERY_CHOICE = [(name, kind_of(kind)) for name, kinds in CHOICES.items() for kin
 @pytest.mark.parametrize(("name", "kind"), EVERY_CHOICE)
 def test_every_choice_in_every_preset_comes_back_equal_through_json(preset: str, name: str, kind: str) -> None:
     # A path that ends at α = 0 cannot start from a network that says nothing of the data there.
-    config = configure(preset, ({"parameterisation": "velocity"} if kind == "rectified" else {}) | {name: kind})
+    config = configure(
+        preset, ({"parameterisation": "velocity"} if kind in ("rectified", "vpcosine") else {}) | {name: kind}
+    )
     plain = json.loads(json.dumps(to_plain(config)))
     assert read_configuration(plain) == config
     for part in name.split("."):
@@ -150,8 +152,8 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert replace(config, warmup=0).factor(1, 0.0) == 1.0 and config.factor(99, 2.0) == 0.0
 
 
-POINTS = Surroundings((2,), 1.5, "float32")
-IMAGES = Surroundings((1, 28, 28), 0.5, "bfloat16")
+POINTS = Surroundings((2,), 1.5, (1.5, 1.5), "float32")
+IMAGES = Surroundings((1, 28, 28), 0.5, (0.5,), "bfloat16")
 
 
 def test_what_is_left_open_is_settled_by_data_and_machine() -> None:
@@ -168,10 +170,26 @@ def test_what_was_set_is_not_touched() -> None:
 
 def test_noise_levels_are_measured_in_units_of_the_data() -> None:
     """Twice the σ_data of 0.5 that EDM was made for doubles every noise level."""
-    config = resolved(RunConfig(path=EDM(0.002, 80.0)), replace(POINTS, sigma_data=1.0))
+    config = resolved(RunConfig(path=EDM(0.002, 80.0)), replace(POINTS, sigma_data=1.0, sigma_by_channel=(1.0, 1.0)))
     before = RunConfig().objective.times
     assert config.path == EDM(0.004, 160.0)
     assert to_plain(config.parameterisation)["sigma_data"] == 1.0
     assert to_plain(config.objective)["weighting"]["sigma_data"] == 1.0
     shift = to_plain(config.objective)["times"]["mean"] - to_plain(before)["mean"]
     assert shift == pytest.approx(math.log(2))
+
+
+def test_sigma_data_is_about_the_mean_that_the_model_is_given() -> None:
+    """Centred by channel, the distance between channels' means is no noise; centred by one mean, it is."""
+    found = Surroundings((2, 4, 4), 2.0, (1.0, 1.0), "float32")
+    centred, plain = (resolved(configure(None, {"centre": centre}), found) for centre in (True, False))
+    assert isinstance(centred.parameterisation, Preconditioned) and centred.parameterisation.sigma_data == 1.0
+    assert isinstance(plain.parameterisation, Preconditioned) and plain.parameterisation.sigma_data == 2.0
+
+
+def test_what_only_the_data_show_to_be_impossible_is_refused() -> None:
+    """Mirrored points are other points, and constant data have no noise level; both would train to nonsense."""
+    with pytest.raises(UsageError, match="flip"):
+        resolved(configure(None, {"data.flip": True}), POINTS)
+    with pytest.raises(UsageError, match="all examples are equal"):
+        resolved(configure(), Surroundings((2,), 0.0, (0.0, 0.0), "float32"))

@@ -116,7 +116,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: Iterable[int]) -> None:
 
 
 def test_a_bad_step_is_skipped_counted_and_resumed_over(tmp_path, monkeypatch):
-    """It must not stop the run, enter the log's means, or be forgotten by a checkpoint (R10)."""
+    """It must not stop the run, enter the log's means, or be forgotten by a checkpoint."""
     poison(monkeypatch, [5, 6])
     runs.finished(runs.tiny(), runs.points(), tmp_path / "whole")
     assert [line.get("skipped") for line in log_of(tmp_path / "whole")] == [None, 2, None, None]
@@ -132,7 +132,7 @@ def test_a_bad_step_is_skipped_counted_and_resumed_over(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("bad", "last"), [(range(3, 100), 12), (range(2, 100, 2), 20), (range(1, 300, 11), 100)])
 def test_ten_bad_steps_in_a_row_or_in_a_thousand_end_the_run(tmp_path, monkeypatch, bad, last):
-    """A run that learns nothing must not burn days; the checkpoints before are good (R10)."""
+    """A run that learns nothing must not burn days; the checkpoints before are good."""
     poison(monkeypatch, bad)
     with pytest.raises(DivergedError, match=f"at step {last}:"):
         runs.finished(runs.tiny(steps=3000, save_every=1000), runs.points(), tmp_path / "run")
@@ -150,7 +150,7 @@ def test_bad_steps_far_apart_do_not_end_the_run(tmp_path, monkeypatch):
 
 
 def test_a_learning_rate_too_high_ends_with_exit_code_6_and_finite_checkpoints(tmp_path):
-    """Never a NaN on disk, and one message that says what to lower (R10)."""
+    """Never a NaN on disk, and one message that says what to lower."""
     data = runs.write_points(tmp_path)
     settings = {
         "optimiser__learning_rate": 1e6,

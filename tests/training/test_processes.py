@@ -12,7 +12,7 @@ from scorefield.training.processes import World, choose_device, joined
 def test_one_process_is_a_world_of_one_that_waits_for_nobody(monkeypatch):
     """Without torchrun nothing of torch.distributed may be needed."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined() as world:
+    with joined(torch.device("cpu")) as world:
         assert (world.rank, world.size, world.leads) == (0, 1, True)
         values = torch.tensor([1.0, 2.0])
         assert world.gather(values) is values

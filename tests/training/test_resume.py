@@ -1,4 +1,4 @@
-"""A run that was stopped, however it was stopped, goes on to the very bytes of one that was not (R1, R7, R8, R9, R13)."""
+"""A run that was stopped, however it was stopped, goes on to the very bytes of one that was not."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 
 
 def test_times_of_files_do_not_matter(tmp_path):
-    """After a clock that was wrong, or a copy, the newest checkpoint is still that of the highest step (R9)."""
+    """After a clock that was wrong, or a copy, the newest checkpoint is still that of the highest step."""
     runs.finished(runs.tiny(), runs.points(), tmp_path / "whole")
     runs.stopped_after(11, runs.tiny(), runs.points(), tmp_path / "stopped")
     for name, when in (("step-4", 4102444800), ("step-8", 0)):
@@ -132,7 +132,7 @@ def test_times_of_files_do_not_matter(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_made_again(tmp_path, caplog):
-    """Training from the one before gives the same bytes; from the beginning it would cost all that was done (R4)."""
+    """Training from the one before gives the same bytes; from the beginning it would cost all that was done."""
     runs.finished(runs.tiny(), runs.points(), tmp_path / "whole")
     runs.stopped_after(11, runs.tiny(), runs.points(), tmp_path / "run")
     DAMAGE["flip middle byte"](tmp_path / "run/checkpoints/step-8/state.safetensors")
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_made_again(tmp_path, caplog):
 
 
 def test_with_no_intact_checkpoint_nothing_is_trained_or_deleted(tmp_path):
-    """A silent restart at step 0 would overwrite days of work (R4)."""
+    """A silent restart at step 0 would overwrite days of work."""
     runs.finished(runs.tiny(), runs.points(), tmp_path / "run")
     for step in (8, 12):
         DAMAGE["truncate by 1"](tmp_path / f"run/checkpoints/step-{step}/state.json")
@@ -176,7 +176,7 @@ def test_more_steps_may_be_asked_for(tmp_path):
     ],
 )
 def test_any_other_setting_is_refused_and_named(tmp_path, changed, said):
-    """Going on under other settings makes a run that nobody can repeat (R15)."""
+    """Going on under other settings makes a run that nobody can repeat."""
     runs.finished(runs.tiny(), runs.points(), tmp_path / "run")
     before = runs.state_of(tmp_path / "run")
     with pytest.raises(UsageError, match=said):
@@ -209,7 +209,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_a_step_saves_and_says_so(tmp_path, whole, number):
-    """Exit 130 or 143 with a checkpoint of that very step; resumed, the run is that which was never stopped (R8)."""
+    """Exit 130 or 143 with a checkpoint of that very step; resumed, the run is that which was never stopped."""
     data, reference = whole
     words = runs.arguments(data, tmp_path / "run", **LONG)
     process = runs.forked(words, tmp_path / "log")
@@ -230,7 +230,7 @@ def test_a_signal_stops_at_a_step_saves_and_says_so(tmp_path, whole, number):
 
 
 def test_a_second_process_is_turned_away_and_the_first_goes_on(tmp_path, whole):
-    """Two writers in one folder destroy each other's checkpoints (R7)."""
+    """Two writers in one folder destroy each other's checkpoints."""
     data, reference = whole
     words = runs.arguments(data, tmp_path / "run", **LONG)
     first = runs.forked(words, tmp_path / "first")
@@ -246,7 +246,7 @@ def test_a_second_process_is_turned_away_and_the_first_goes_on(tmp_path, whole):
 
 @pytest.mark.slow
 def test_kill_minus_nine_and_the_same_command(tmp_path):
-    """The promise as a user meets it: a process of its own, on mixture-2d, killed at a checkpoint and killed anywhere (R1)."""
+    """The promise as a user meets it: a process of its own, on mixture-2d, killed at a checkpoint and killed anywhere."""
     settings = {"steps": 24, "save_every": 2, "label_dropout": 0.0}
     words = runs.arguments("mixture-2d", tmp_path / "run", **settings)
     chance = random.Random(0)
@@ -282,7 +282,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_processes_are_one_with_two_micro_batches_and_die_together(tmp_path, caplog):
-    """Bit for bit, dropout and labels included (R13); when one is killed the other does not hang (R12)."""
+    """Bit for bit, dropout and labels included; when one is killed the other does not hang."""
     settings = {**IMPORTANCE, "steps": 120, "save_every": 20, "network__dropout": 0.3, "optimiser__decay": "constant"}
     data = runs.write_points(tmp_path)
     one = runs.forked(runs.arguments(data, tmp_path / "one", **settings, accumulate=2), tmp_path / "log")

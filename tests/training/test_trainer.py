@@ -51,7 +51,7 @@ def test_a_step_changes_weights_average_and_moments():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e38])
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_step_that_is_not_finite_changes_nothing(bad, kind):
-    """`lerp_(nan, 0)` poisons an average, one NaN in a moment never leaves it (R10)."""
+    """`lerp_(nan, 0)` poisons an average, one NaN in a moment never leaves it."""
     times = {"objective__times": "importancesampled", "objective__times__strata": 2, "objective__times__depth": 1}
     trainer, batches = runs.trainer(runs.points(), optimiser__kind=kind, **times)
     for step in range(1, 4):

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
-MINUTES ?= 3.5
+MINUTES ?= 2.5
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
@@ -51,7 +51,7 @@ demo: .venv/.core ## train on the built-in digits, draw, and write runs/demo/ wi
 	tools/demo.sh runs/demo --minutes $(MINUTES)
 
 demo-short: .venv/.core ## the same in a few steps, to see that every part works
-	tools/demo.sh runs/demo-short --steps 20
+	EVALUATE=100 tools/demo.sh runs/demo-short --steps 20
 
 figures: demo ## renew the pictures of the README and the docs from runs/demo/
 	mkdir -p docs/images

@@ -93,7 +93,7 @@ mutation: .venv/.dev ## change every symbol of the formula files; some test must
 	$(ONE_THREAD) $(BIN)/python tools/mutate.py --workers $(WORKERS)
 
 mutation-short: .venv/.dev ## a sample of the same, for CI
-	$(ONE_THREAD) $(BIN)/python tools/mutate.py --workers $(WORKERS) --sample 40 --seed 0 --minutes 4 --least 85
+	$(ONE_THREAD) $(BIN)/python tools/mutate.py --workers $(WORKERS) --sample 40 --seed 0 --minutes 6 --least 75
 
 crash: .venv/.dev ## kill, starve and damage a run in many ways; nothing may be lost
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) tests/crash --crash-kills 300

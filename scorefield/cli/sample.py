@@ -152,7 +152,7 @@ class SampleCommand(Command):
                 )
         return replace(sampler, **given)
 
-    def _draw(self, model: Model, sampler: Sampler) -> int:
+    def _draw(self, model: Model, sampler: Sampler) -> int | None:
         import numpy as np
 
         parts, labels = [], []

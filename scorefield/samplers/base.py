@@ -1,16 +1,16 @@
-r"""What a sampler is: a rule for one step from time t to time s, and the loop that repeats it along a grid.
+r"""What a sampler is: a walk along a grid of times, from noise to data, that asks a denoiser on the way.
 
-Every one-evaluation step here is x_s = a x_t + b D(x_t, t) + c z. The coefficients are Python floats computed once per pair
-of times, so the loop's own work is three fused tensor operations.
+Coefficients are Python floats computed once for a path and its times, so that a step's own work is a few fused tensor
+operations. What a walk must remember (the answers a multistep method looks back on) lives in the walk, never in the sampler.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar
+from itertools import count, pairwise
+from typing import Any, ClassVar, TypeAlias, cast
 
 from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
@@ -18,6 +18,9 @@ from scorefield.paths import Path
 from scorefield.samplers.grids import Grid
 from scorefield.shapes import Float, Generator, Tensor
 from scorefield.streams import NoiseSource, noise_source
+
+Draw: TypeAlias = "Callable[[Tensor], Tensor]"
+"""The next standard normal noise, like the tensor it is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,27 +65,19 @@ class Sampler(ABC):
         """Whether the same start always gives the same end."""
 
     @abstractmethod
-    def evaluations(self) -> int:
-        """How often the denoiser is asked on the whole way from noise to data."""
+    def evaluations(self) -> int | None:
+        """How often the denoiser is asked on the whole way from noise to data; None where the answers decide that."""
 
     @abstractmethod
-    def step(
+    def walk(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "b *d"],
-        t: float,
-        s: float,
-        noise: Float[Tensor, "b *d"] | None = None,
+        x: Float[Tensor, "b *d"],
+        times: Sequence[float],
+        draw: Draw,
         condition: Any = None,
-    ) -> State:
-        """One step from time t to time s; `noise` is the step's z, None for a step without noise.
-
-        `State.evaluations` counts this step alone.
-        """
-
-    @abstractmethod
-    def needs_noise(self, path: Path, t: float, s: float) -> bool:
-        """Whether the step from t to s draws noise."""
+    ) -> Iterator[State]:
+        """Yield the state after every step along `times`, whose first is x's; the arguments have been checked."""
 
     def times(self, path: Path, start: float | None = None, end: float = 0.0) -> tuple[float, ...]:
         """The grid's times from start to end; upwards in time (from data to noise) where end is the greater.
@@ -121,16 +116,17 @@ class Sampler(ABC):
         Raises:
             UsageError: a stochastic sampler without generator, or times that do not fit the path.
         """
-        source, evaluations, x = noise_source(generator), 0, x_T
+        source = noise_source(generator)
         if source is None and not self.is_deterministic:
             raise UsageError(f"{type(self).__name__} draws noise; pass generator= (a torch.Generator or SampleStreams)")
-        for number, (t, s) in enumerate(pairwise(self.times(denoiser.path, start, end))):
-            noise = (
-                source.normal(x, number + 1) if source is not None and self.needs_noise(denoiser.path, t, s) else None
-            )
-            state = self.step(denoiser, x, t, s, noise, condition)
-            x, evaluations = state.x, evaluations + state.evaluations
-            yield State(s, x, state.x0, evaluations)
+        numbers = count(1)  # number 0 is the start itself
+        yield from self.walk(
+            denoiser,
+            x_T,
+            self.times(denoiser.path, start, end),
+            lambda like: cast("NoiseSource", source).normal(like, next(numbers)),
+            condition,
+        )
 
     def sample(self, denoiser: Denoiser, x_T: Float[Tensor, "b *d"], **options: Any) -> Float[Tensor, "b *d"]:
         """The end of `trajectory` (which documents the options)."""
@@ -138,6 +134,46 @@ class Sampler(ABC):
         for state in self.trajectory(denoiser, x_T, **options):
             x = state.x
         return x
+
+
+@dataclass(frozen=True)
+class Memoryless(Sampler, ABC):
+    """A sampler whose step needs nothing but x_t: at most one draw of noise a step."""
+
+    @abstractmethod
+    def needs_noise(self, path: Path, t: float, s: float) -> bool:
+        """Whether the step from t to s draws noise."""
+
+    @abstractmethod
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "b *d"],
+        t: float,
+        s: float,
+        noise: Float[Tensor, "b *d"] | None = None,
+        condition: Any = None,
+    ) -> State:
+        """One step from time t to time s; `noise` is the step's z, None for a step without noise.
+
+        `State.evaluations` counts this step alone.
+        """
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x: Float[Tensor, "b *d"],
+        times: Sequence[float],
+        draw: Draw,
+        condition: Any = None,
+    ) -> Iterator[State]:
+        """One `step` after the other."""
+        evaluations = 0
+        for t, s in pairwise(times):
+            noise = draw(x) if self.needs_noise(denoiser.path, t, s) else None
+            state = self.step(denoiser, x, t, s, noise, condition)
+            x, evaluations = state.x, evaluations + state.evaluations
+            yield State(s, x, state.x0, evaluations)
 
 
 def marginal(path: Path, t: float) -> tuple[float, float]:

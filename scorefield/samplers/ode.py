@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, final
 
 from scorefield.denoisers.base import Denoiser
 from scorefield.paths import Path
-from scorefield.samplers.base import Sampler, State, marginal
+from scorefield.samplers.base import Memoryless, State, marginal
 from scorefield.samplers.grids import Grid, Karras
 from scorefield.shapes import Float, Tensor
 
@@ -26,7 +26,7 @@ class _HeunRow(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Heun(Sampler):
+class Heun(Memoryless):
     """EDM's deterministic second-order sampler on any path  (M26; Karras et al. 2022, algorithm 1).
 
     An Euler step to s, then the trapezoidal rule with the slope found there. The step to data is Euler's, that is D itself.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, final
 from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
 from scorefield.paths import Path
-from scorefield.samplers.base import Sampler, State, marginal
+from scorefield.samplers.base import Memoryless, State, marginal
 from scorefield.samplers.grids import Grid, Native
 from scorefield.shapes import Float, Tensor
 
@@ -30,7 +30,7 @@ class _Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _SingleStep(Sampler, ABC):
+class _SingleStep(Memoryless, ABC):
     @abstractmethod
     def _row(self, path: Path, t: float, s: float) -> _Row:
         """The step's coefficients."""

@@ -14,6 +14,7 @@ from scorefield.denoisers import Data, NetworkDenoiser
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Path
 from scorefield.samplers import DDIM, SAMPLERS, Ancestral, Heun, Karras, Leading, Linear, Sampler, State
+from scorefield.samplers.base import Memoryless
 from scorefield.streams import SampleStreams
 from tests.worlds import EVERY_PATH, RANKS, Shrinking, normal, seeded
 
@@ -25,6 +26,11 @@ VARIANTS: dict[str, Sampler] = {cls.__name__: cls() for cls in SAMPLERS} | {  # 
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
+MEMORYLESS = {name: sampler for name, sampler in VARIANTS.items() if isinstance(sampler, Memoryless)}
+WANDERERS: tuple[type[Sampler], ...] = ()
+"""Samplers that yield more than one state for a step of the grid, or states between its times."""
+
+memoryless_sampler = pytest.mark.parametrize("sampler", MEMORYLESS.values(), ids=MEMORYLESS)
 every_rank = pytest.mark.parametrize("shape", RANKS.values(), ids=RANKS)
 
 
@@ -121,7 +127,8 @@ def test_every_step_has_noise_of_its_own(sampler: Sampler) -> None:
             return torch.zeros_like(like)
 
     short(sampler, 6).sample(Shrinking(VP()), normal(2, 3), generator=Source())
-    assert asked == ([] if sampler.is_deterministic else [1, 2, 3, 4, 5])
+    assert asked == list(range(1, len(asked) + 1))
+    assert len(asked) == 0 if sampler.is_deterministic else len(asked) >= 5
 
 
 # ── what is declared ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,8 +141,9 @@ def test_evaluations_are_counted_right(path: Path, sampler: Sampler, steps: int)
     """`evaluations()` is the price that benchmarks compare; the states' running count must agree with it."""
     denoiser, sampler = Shrinking(path), short(sampler, steps)
     states = list(sampler.trajectory(denoiser, start(path, (3,)), generator=seeded()))
-    assert len(denoiser.asked) == sampler.evaluations() == states[-1].evaluations
-    assert len(states) == steps
+    assert len(denoiser.asked) == states[-1].evaluations
+    assert sampler.evaluations() in (len(denoiser.asked), None)
+    assert len(states) == steps or isinstance(sampler, WANDERERS)
     assert all(earlier.evaluations < later.evaluations for earlier, later in pairwise(states))
 
 
@@ -146,10 +154,12 @@ def test_states_are_at_the_times_of_the_grid(path: Path, sampler: Sampler) -> No
     denoiser, sampler = Shrinking(path), short(sampler)
     states = list(sampler.trajectory(denoiser, start(path, (3,)), generator=seeded()))
     times = sampler.times(path)
-    assert tuple(state.t for state in states) == times[1:]
     assert denoiser.asked[0] == times[0] == path.t_max
-    assert set(denoiser.asked) == set(times[:-1])
+    assert states[-1].t == 0.0
     assert torch.equal(states[-1].x, states[-1].x0)
+    if not isinstance(sampler, WANDERERS):
+        assert tuple(state.t for state in states) == times[1:]
+        assert set(denoiser.asked) == set(times[:-1])
 
 
 @every_path
@@ -163,10 +173,10 @@ def test_sample_is_the_end_of_the_trajectory(path: Path, sampler: Sampler) -> No
 
 
 @every_path
-@every_sampler
-def test_trajectory_is_its_steps(path: Path, sampler: Sampler) -> None:
+@memoryless_sampler
+def test_trajectory_is_its_steps(path: Path, sampler: Memoryless) -> None:
     """`step` is pure: called by hand with the same noise it gives the trajectory, and a stop half-way can be taken up."""
-    sampler, denoiser, streams = short(sampler, 6), Shrinking(path), SampleStreams.numbered(1, 0, 3)
+    sampler, denoiser, streams = replace(sampler, steps=6), Shrinking(path), SampleStreams.numbered(1, 0, 3)
     x = start(path, (3,))
     end = sampler.sample(denoiser, x, generator=streams)
     for k, (t, s) in enumerate(pairwise(sampler.times(path))):

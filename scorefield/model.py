@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.data.moments import Moments
-from scorefield.denoisers import Centred, ClassifierFree, Clipped, Denoiser, NetworkDenoiser
+from scorefield.denoisers import (
+    Centred,
+    CentredEnergy,
+    ClassifierFree,
+    Clipped,
+    Denoiser,
+    Energy,
+    NetworkDenoiser,
+    NetworkEnergy,
+)
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
@@ -220,12 +229,13 @@ def named_moments(found: Moments) -> dict[str, Tensor]:
 
 def make_denoiser(config: ModelConfig, network: Any) -> Denoiser:
     """The denoiser that a configuration describes, around any callable in the network's place."""
-    denoiser: Denoiser = NetworkDenoiser(network, config.path, config.parameterisation)
-    if not any(config.mean):
-        return denoiser
     device = next(network.parameters()).device if isinstance(network, nn.Module) else None
-    mean = torch.tensor(config.mean, dtype=torch.float32, device=device)
-    return Centred(denoiser, mean.reshape(-1, *(1,) * (len(config.shape) - 1)))
+    mean = torch.tensor(config.mean, dtype=torch.float32, device=device).reshape(-1, *(1,) * (len(config.shape) - 1))
+    if isinstance(config.parameterisation, Energy):
+        known = NetworkEnergy(network, config.path, config.parameterisation)
+        return CentredEnergy(known, mean) if any(config.mean) else known
+    denoiser = NetworkDenoiser(network, config.path, config.parameterisation)
+    return Centred(denoiser, mean) if any(config.mean) else denoiser
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -244,7 +254,7 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     plain, tensors = read_model(folder, check=_check_weights)
     config = ModelConfig.from_plain(plain)
     with torch.random.fork_rng(devices=[]):
-        network = config.network.build(config.shape, None, config.classes)
+        network = config.build_network()
     moments = {name.removeprefix(_MOMENTS): tensors.pop(name) for name in list(tensors) if name.startswith(_MOMENTS)}
     network.load_state_dict(tensors)
     return Model(config, network.to(device).eval(), moments)
@@ -254,7 +264,7 @@ def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:
     """Refuse weights that are not those of the network which the configuration describes, before reading them."""
     config = ModelConfig.from_plain(plain)
     with torch.device("meta"):
-        network = config.network.build(config.shape, None, config.classes)
+        network = config.build_network()
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {
         name: tuple(cast(Any, entry).shape) for name, entry in header.tensors.items() if not name.startswith(_MOMENTS)

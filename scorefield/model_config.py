@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scorefield.data.representation import Representation
 from scorefield.denoisers.parameterisations import PARAMETERISATIONS, Parameterisation
@@ -15,6 +15,9 @@ from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Denoising, TimeSam
 from scorefield.paths import PATHS, Path
 from scorefield.records import Kinds, from_plain, to_plain
 from scorefield.samplers import GRIDS, SAMPLERS, Grid, Sampler
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = 1
 NetworkSpec = UNetSpec | MLPSpec
@@ -95,6 +98,10 @@ class ModelConfig:
     def classes(self) -> int:
         """The number of classes, 0 without."""
         return len(self.class_names)
+
+    def build_network(self) -> nn.Module:
+        """The network with fresh weights, with the channels that the parameterisation reads."""
+        return self.network.build(self.shape, self.parameterisation.out_channels(self.shape[0]), self.classes)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON says it."""

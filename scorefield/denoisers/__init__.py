@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scorefield.denoisers.base import Denoiser, Prediction
+from scorefield.denoisers.base import Denoiser, EnergyDenoiser, Prediction
+from scorefield.denoisers.energy import NetworkEnergy
 from scorefield.denoisers.network import NetworkDenoiser
 from scorefield.denoisers.parameterisations import (
     PARAMETERISATIONS,
     Data,
+    Energy,
     Noise,
     Parameterisation,
     Preconditioned,
@@ -16,7 +18,7 @@ from scorefield.denoisers.parameterisations import (
     Score,
     Velocity,
 )
-from scorefield.denoisers.wrappers import Centred, ClassifierFree, Clipped
+from scorefield.denoisers.wrappers import Centred, CentredEnergy, ClassifierFree, Clipped
 
 if TYPE_CHECKING:
     from scorefield.denoisers.gaussian_mixture import GaussianMixture
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 __all__ = [
     "PARAMETERISATIONS",
     "Centred",
+    "CentredEnergy",
     "ClassifierFree",
     "Clipped",
     "Data",
     "Denoiser",
+    "Energy",
+    "EnergyDenoiser",
     "GaussianMixture",
     "NetworkDenoiser",
+    "NetworkEnergy",
     "Noise",
     "Parameterisation",
     "Preconditioned",

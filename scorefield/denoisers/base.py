@@ -3,6 +3,7 @@ r"""What a denoiser is, and what follows from its answer.
     (M6)  ε̂ = (x_t − α D)/σ,   ŝ = −ε̂/σ = (α D − x_t)/σ²        (Tweedie)
     (M7)  v̂ = α ε̂ − σ D
     (M8)  û = dα/dt · D + dσ/dt · ε̂
+    (M10) ŝ = −∇_x E, where p = e^{−E}/Z has a known energy
 
 with D(x_t, t) ≈ E[x₀ | x_t]. These are one function in four dresses; whatever asks a denoiser sees D and derives the rest.
 """
@@ -27,14 +28,15 @@ class Prediction:
         x_t: the question.
         t: its time: one float, or a (b,) tensor.
         path: the path that relates them.
-        variance: the learned variance of the reverse step, where a network has one.
+        variance_mix: v of a learned variance Σ = exp(v log β + (1−v) log β̃)  (M14), whose β and β̃ are those of the step that
+            is taken; near [0, 1], and not held there; None where the variance is not learned.
     """
 
     x0: Float[Tensor, "b *d"]
     x_t: Float[Tensor, "b *d"]
     t: float | Float[Tensor, " b"]
     path: Path
-    variance: Float[Tensor, "b *d"] | None = None
+    variance_mix: Float[Tensor, "b *d"] | None = None
 
     @property
     def noise(self) -> Float[Tensor, "b *d"]:
@@ -82,4 +84,20 @@ class Denoiser(ABC):
             x_t: a batch of noised data in model space.
             t: its time, 0 < t ≤ t_max: one float for all, or one a sample.
             condition: what the prediction is conditioned on, such as class labels (b,); None for nothing.
+        """
+
+
+class EnergyDenoiser(Denoiser, ABC):
+    """A denoiser whose score is the negative gradient of an energy it knows: ŝ = −∇_x E, p_t = e^{−E}/Z  (M10)."""
+
+    @abstractmethod
+    def energy(
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None
+    ) -> Float[Tensor, " b"]:
+        """E(x_t, t) in nats, up to a constant of each t (and condition): only differences at one time mean something.
+
+        Args:
+            x_t: a batch of noised data in model space.
+            t: its time, 0 < t ≤ t_max: one float for all, or one a sample.
+            condition: what the energy is conditioned on; None for nothing.
         """

@@ -18,7 +18,7 @@ from typing import Any, final
 import torch
 
 from scorefield.arithmetic import is_number
-from scorefield.denoisers.base import Denoiser, Prediction
+from scorefield.denoisers.base import EnergyDenoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.shapes import Float, Generator, Int, Tensor
@@ -36,7 +36,7 @@ class _Components:
 
 @final
 @dataclass(frozen=True, eq=False)
-class GaussianMixture(Denoiser):
+class GaussianMixture(EnergyDenoiser):
     """Exact denoiser of x₀ ~ Σ_k π_k N(m_k, C_k) on any path, in float64 whatever it is asked in.
 
     Attributes:
@@ -110,6 +110,12 @@ class GaussianMixture(Denoiser):
     def log_density(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """log p_t(x_t) exactly, in nats; float64. At t = 0 it is the density of the data."""
         return self._components(x_t, t).log_joint.logsumexp(-1)
+
+    def energy(
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None
+    ) -> Float[Tensor, " b"]:
+        """E = −log p_t(x_t), its constant included  (M10); float64."""
+        return -self.log_density(x_t, t)
 
     def responsibilities(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, "b k"]:
         """p(k | x_t) exactly; float64."""

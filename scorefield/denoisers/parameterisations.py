@@ -11,6 +11,7 @@ so each is a row of four coefficients, made from α, σ of any path:
     velocity v̂    D = (α x_t − σ v̂)/(α² + σ²)                                (M7; Salimans & Ho 2022)
     rectified û   D = (σ û − σ' x_t)/(σ α' − σ' α)                           (M8; flow matching)
     EDM's F       c_skip x̄ + c_out F(c_in x̄, ¼ log s),  x̄ = x_t/α, s = σ/α   (M9; Karras et al. 2022, eq. 7)
+    energy        the same, with F = ∇G the gradient of a scalar               (M10)
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Parameterisation(ABC):
     Attributes:
         label: what the network is told of the time: `log-sigma`, ¼ log(σ/α) as EDM, the same for every path; or `time`,
             the step's index 0 … T−1 for a discrete path and 999 t for a continuous one, as DDPM and the score SDE.
+        learned_variance: whether the network has as many channels again, for the variance of the reverse step  (M14).
     """
 
     label: str = "log-sigma"
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         if self.label not in _LABELS:
@@ -58,6 +61,10 @@ class Parameterisation(ABC):
     @abstractmethod
     def coefficients(self, path: Path, t: Time) -> Coefficients:
         """The row for time t, a float or a (b,) float64 tensor."""
+
+    def out_channels(self, channels: int) -> int | None:
+        """How many channels the network answers with for so many of the data; None for as many."""
+        return 2 * channels if self.learned_variance else None
 
     def noise_label(self, path: Path, t: Time) -> Time:
         """What the network is told of the time."""
@@ -134,6 +141,19 @@ class RectifiedVelocity(Parameterisation):
         return Coefficients(-sigma_rate / determinant, sigma / determinant, 1.0, self.noise_label(path, t))
 
 
+def _preconditioning(path: Path, t: Time, sigma_data: float, label: Time) -> Coefficients:
+    """c_skip, c_out, c_in in x̄ = x_t/α, s = σ/α, multiplied out so that α = 0 is no exception  (M9; EDM table 1)."""
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    total = sigma**2 + (alpha * sigma_data) ** 2
+    scale = 1.0 / sqrt(total)
+    return Coefficients(alpha * sigma_data**2 / total, sigma * sigma_data * scale, scale, label)
+
+
+def _require_sigma_data(name: str, sigma_data: float) -> None:
+    if not 0.0 < sigma_data < math.inf:
+        raise UsageError(f"{name} needs a positive, finite sigma_data, got {sigma_data}")
+
+
 @final
 @dataclass(frozen=True)
 class Preconditioned(Parameterisation):
@@ -147,15 +167,42 @@ class Preconditioned(Parameterisation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.sigma_data < math.inf:
-            raise UsageError(f"Preconditioned needs a positive, finite sigma_data, got {self.sigma_data}")
+        _require_sigma_data("Preconditioned", self.sigma_data)
 
     def coefficients(self, path: Path, t: Time) -> Coefficients:
-        """c_skip, c_out, c_in in x̄ = x_t/α, s = σ/α, multiplied out so that α = 0 is no exception  (M9; EDM table 1)."""
-        alpha, sigma, sigma_data = path.alpha(t), path.sigma(t), self.sigma_data
-        total = sigma**2 + (alpha * sigma_data) ** 2
-        scale = 1.0 / sqrt(total)
-        return Coefficients(alpha * sigma_data**2 / total, sigma * sigma_data * scale, scale, self.noise_label(path, t))
+        """D = c_skip x̄ + c_out F(c_in x̄)  (M9)."""
+        return _preconditioning(path, t, self.sigma_data, self.noise_label(path, t))
+
+
+@final
+@dataclass(frozen=True)
+class Energy(Parameterisation):
+    """The network gives a scalar: F = ∇G is the gradient of G(x̂) = ⟨x̂, network(x̂)⟩, and so the score that of an energy.
+
+    E(x_t, t) = ½‖x̂‖² − (α σ_d/σ) G(x̂, t) with x̂ = x_t/√(α² σ_d² + σ²), whose −∇E is the score of EDM's D with that F
+    (M9, M10): a network that answers zero has the energy of Gaussian data, and F's target has unit variance at every level.
+
+    Attributes:
+        sigma_data: σ_d, the standard deviation of the (centred) data in model space.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_sigma_data("Energy", self.sigma_data)
+        if self.learned_variance:
+            raise UsageError(
+                "an energy is one number and learns no variance; set parameterisation.learned_variance=false"
+            )
+
+    def coefficients(self, path: Path, t: Time) -> Coefficients:
+        """D = c_skip x̄ + c_out ∇G(c_in x̄)  (M9, M10)."""
+        return _preconditioning(path, t, self.sigma_data, self.noise_label(path, t))
+
+    def gain(self, path: Path, t: Time) -> Time:
+        """α σ_d/σ, the factor of −G in the energy  (M10)."""
+        return self.sigma_data * path.alpha(t) / path.sigma(t)
 
 
 PARAMETERISATIONS: tuple[type[Parameterisation], ...] = (
@@ -165,5 +212,6 @@ PARAMETERISATIONS: tuple[type[Parameterisation], ...] = (
     Velocity,
     RectifiedVelocity,
     Preconditioned,
+    Energy,
 )
 """Every public parameterisation; the contract tests run over this list."""

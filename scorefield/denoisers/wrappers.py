@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from scorefield.arithmetic import Time, along_batch, is_number
-from scorefield.denoisers.base import Denoiser, Prediction
+from scorefield.denoisers.base import Denoiser, EnergyDenoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.shapes import Float, Tensor
@@ -61,11 +61,35 @@ class Centred(_Wrapper):
 
 @final
 @dataclass(frozen=True, eq=False)
+class CentredEnergy(EnergyDenoiser):
+    """`Centred` around a denoiser that knows its energy, which it still does:  E(x_t, t) = E₀(x_t − α m, t)  (M10)."""
+
+    denoiser: EnergyDenoiser
+    mean: float | Tensor = 0.0
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]  # read-only where the base declares an attribute
+        """The wrapped denoiser's path."""
+        return self.denoiser.path
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
+        """Predict the centred x₀ and add the mean."""
+        return Centred(self.denoiser, self.mean)(x_t, t, condition)
+
+    def energy(
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None
+    ) -> Float[Tensor, " b"]:
+        """The energy of the centred data  (M10)."""
+        return self.denoiser.energy(x_t - along_batch(self.path.alpha(t), x_t) * self.mean, t, condition)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class ClassifierFree(_Wrapper):
     """Classifier-free guidance:  D = D_∅ + w (D_y − D_∅)  (M42; Ho & Salimans 2022, eq. 6, in the denoiser).
 
     w = 1 is the conditional denoiser itself; a larger w draws what is more typical of the class, and less varied. Both
-    questions are one batch of twice the size; without a condition nothing is guided.
+    questions are one batch of twice the size; without a condition nothing is guided. A learned variance is the label's.
 
     Attributes:
         denoiser: trained with its labels dropped now and then.
@@ -86,9 +110,10 @@ class ClassifierFree(_Wrapper):
             return self.denoiser(x_t, t, condition)
         labels = condition.new_full(condition.shape, self.null_label)
         times: Time = t if is_number(t) else _twice(t, t)
-        both = self.denoiser(_twice(x_t, x_t), times, _twice(condition, labels)).x0
-        guided, free = both[: len(x_t)], both[len(x_t) :]
-        return Prediction(free.lerp(guided, self.scale), x_t, t, self.path)
+        both = self.denoiser(_twice(x_t, x_t), times, _twice(condition, labels))
+        guided, free = both.x0[: len(x_t)], both.x0[len(x_t) :]
+        mix = None if both.variance_mix is None else both.variance_mix[: len(x_t)]
+        return Prediction(free.lerp(guided, self.scale), x_t, t, self.path, mix)
 
 
 def _twice(first: Time, second: Time) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scorefield.denoisers.parameterisations import Noise, Parameterisation, Preconditioned
+from scorefield.denoisers.parameterisations import Energy, Noise, Parameterisation, Preconditioned
 from scorefield.errors import UsageError, unknown_name
 from scorefield.model_config import KINDS, NetworkSpec, require_buildable
 from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
@@ -411,7 +411,7 @@ def measured(config: RunConfig, sigma_data: float) -> RunConfig:
     weighting, times = config.objective.weighting, config.objective.times
     if isinstance(path, EDM):
         path = EDM(path.sigma_min * ratio, path.sigma_max * ratio)
-    if isinstance(parameterisation, Preconditioned):
+    if isinstance(parameterisation, (Preconditioned, Energy)):
         parameterisation = replace(parameterisation, sigma_data=sigma_data)
     if isinstance(weighting, EDMWeighting):
         weighting = replace(weighting, sigma_data=sigma_data)

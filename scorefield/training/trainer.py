@@ -151,7 +151,7 @@ def build_network(config: ModelConfig, seed: int) -> nn.Module:
     """The network with initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed(seed, "weights", 0))
-        return config.network.build(config.shape, None, config.classes)
+        return config.build_network()
 
 
 def make_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:

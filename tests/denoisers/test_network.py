@@ -93,7 +93,7 @@ def test_prediction_remembers_its_question() -> None:
     x_t = normal(2, 3)
     prediction = NetworkDenoiser(dummy_network, VP(), Noise())(x_t, 0.3)
     assert prediction.x_t is x_t
-    assert (prediction.t, prediction.path, prediction.variance) == (0.3, VP(), None)
+    assert (prediction.t, prediction.path, prediction.variance_mix) == (0.3, VP(), None)
     assert torch.allclose(
         prediction.noise, dummy_network(x_t, x_t.new_full((2,), Noise().noise_label(VP(), 0.3))), rtol=1e-10
     )

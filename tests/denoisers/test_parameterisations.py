@@ -14,6 +14,7 @@ from scorefield.arithmetic import along_batch
 from scorefield.denoisers import (
     PARAMETERISATIONS,
     Data,
+    Energy,
     Noise,
     Parameterisation,
     Preconditioned,
@@ -44,7 +45,7 @@ def wanted_output(parameterisation: Parameterisation, prediction: Prediction) ->
             return prediction.velocity
         case RectifiedVelocity():
             return prediction.rectified_velocity
-        case Preconditioned():
+        case Preconditioned() | Energy():
             s, total = (along_batch(value, x_t) for value in _levels(path, t, parameterisation.sigma_data))
             skip, out = parameterisation.sigma_data**2 / total**2, s * parameterisation.sigma_data / total
             return (x_0 - skip * x_t / along_batch(path.alpha(t), x_t)) / out

@@ -11,10 +11,11 @@ MINUTES ?= 2.5
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
+PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --constraint requirements/constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
-        quality benchmarks crash constraints clean
+        quality benchmarks peers frontier crash constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -40,6 +41,14 @@ help: ## list these targets
 
 .venv/.benchmarks: .venv/.dev
 	$(PIP) --editable '.[benchmarks]'
+	@touch $@
+
+# Samplers of other libraries, whose metadata ask for torchvision: in an environment of their own, without dependencies.
+.venv-peers/.built: pyproject.toml requirements/constraints.txt requirements/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_PIP) $(TORCH)
+	$(PEERS_PIP) --editable .
+	$(PEERS_PIP) --no-deps --requirement requirements/peers.txt
 	@touch $@
 
 constraints: .venv/.docs .venv/.benchmarks ## write down the versions that are installed now
@@ -104,6 +113,11 @@ quality: .venv/.benchmarks ## fit Fashion-MNIST for 15 minutes and measure, besi
 benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
 	$(BIN)/python benchmarks/train_speed.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/sampler_overhead.py
+
+peers: .venv-peers/.built ## the environment of other libraries' samplers, for `make frontier`
+
+frontier: .venv/.benchmarks ## every sampler and every peer's: error against evaluations; RUNS="DIR …" adds trained models
+	$(ONE_THREAD) $(BIN)/python benchmarks/frontier.py $(addprefix --run ,$(RUNS)) --image docs/images/frontier.png
 
 clean: ## remove what was built, keep runs and the environment
 	rm -rf site dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ from scorefield.data.representation import Representation
 from scorefield.denoisers.parameterisations import PARAMETERISATIONS, Parameterisation
 from scorefield.errors import RefusedFileError, UsageError
 from scorefield.networks.specs import NETWORKS, MLPSpec, UNetSpec
-from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Denoising, TimeSampling, Weighting
+from scorefield.objectives import OBJECTIVES, TIME_SAMPLINGS, WEIGHTINGS, Explicit, Objective, TimeSampling, Weighting
 from scorefield.paths import PATHS, Path
 from scorefield.records import Kinds, from_plain, to_plain
 from scorefield.samplers import GRIDS, SAMPLERS, Grid, Sampler
@@ -31,6 +31,7 @@ MAX_BLOCKS = 2048
 KINDS: Kinds = {
     Path: PATHS,
     Parameterisation: PARAMETERISATIONS,
+    Objective: tuple(kind for kind in OBJECTIVES if kind is not Explicit),  # whose reference no file can hold
     Weighting: WEIGHTINGS,
     TimeSampling: TIME_SAMPLINGS,
     Sampler: SAMPLERS,
@@ -62,7 +63,7 @@ class ModelConfig:
     path: Path
     parameterisation: Parameterisation
     network: NetworkSpec
-    objective: Denoising
+    objective: Objective
     sampler: Sampler
     representation: Representation
     mean: tuple[float, ...] = (0.0,)
@@ -116,9 +117,17 @@ class ModelConfig:
             RefusedFileError: something is missing, unknown or impossible.
         """
         try:
-            return from_plain(cls, plain, KINDS)
+            return from_plain(cls, with_objective_kind(plain), KINDS)
         except UsageError as error:
             raise RefusedFileError(f"{where}: {error}") from None
+
+
+def with_objective_kind(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Plain data whose objective says its kind: before there were several, none did, and it was denoising."""
+    objective = plain.get("objective")
+    if not isinstance(objective, Mapping) or "kind" in objective:
+        return plain
+    return {**plain, "objective": {"kind": "denoising", **objective}}
 
 
 def require_buildable(network: NetworkSpec, shape: tuple[int, ...]) -> None:

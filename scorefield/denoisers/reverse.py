@@ -87,9 +87,9 @@ def _posterior_mean(path: Path, x_0: Tensor, x_t: Tensor, s: Time, t: Time) -> T
 
 def kl_divergence(one: Normal, other: Normal) -> Float[Tensor, " b"]:
     """KL(one ‖ other) in nats, summed over the coordinates  (M16)."""
-    gap = one.log_variance - other.log_variance
+    gap = (one.log_variance - other.log_variance).double()  # eᵍ − 1 − g is a small difference of them
     apart = (one.mean - other.mean).square() * (-other.log_variance).exp()
-    return 0.5 * per_sample_sum(gap.exp() - 1.0 - gap + apart)
+    return 0.5 * per_sample_sum(gap.expm1() - gap + apart).to(one.mean.dtype)
 
 
 def log_density(x: Float[Tensor, "b *d"], law: Normal) -> Float[Tensor, " b"]:

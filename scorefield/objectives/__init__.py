@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from scorefield.objectives.denoising import Denoising, Draws, Losses
+from scorefield.objectives.base import Draws, Losses, Objective
+from scorefield.objectives.denoising import Denoising
+from scorefield.objectives.score_matching import Explicit, FiniteDifferenceSliced, Implicit, Sliced
 from scorefield.objectives.times import (
     TIME_SAMPLINGS,
     ImportanceSampled,
+    LogitNormal,
     LogNormal,
     LogUniform,
     LossHistory,
     TimeSampling,
     Uniform,
 )
+from scorefield.objectives.variational import Hybrid, Variational
 from scorefield.objectives.weightings import (
     WEIGHTINGS,
     EDMWeighting,
+    FlowWeighting,
     Likelihood,
     MinSNR,
     Simple,
@@ -22,7 +27,15 @@ from scorefield.objectives.weightings import (
     Weighting,
 )
 
-OBJECTIVES: tuple[type[Denoising], ...] = (Denoising,)
+OBJECTIVES: tuple[type[Objective], ...] = (
+    Denoising,
+    Explicit,
+    Implicit,
+    Sliced,
+    FiniteDifferenceSliced,
+    Variational,
+    Hybrid,
+)
 """Every public objective; the contract tests run over this list."""
 
 __all__ = [
@@ -32,16 +45,25 @@ __all__ = [
     "Denoising",
     "Draws",
     "EDMWeighting",
+    "Explicit",
+    "FiniteDifferenceSliced",
+    "FlowWeighting",
+    "Hybrid",
+    "Implicit",
     "ImportanceSampled",
     "Likelihood",
     "LogNormal",
     "LogUniform",
+    "LogitNormal",
     "LossHistory",
     "Losses",
     "MinSNR",
+    "Objective",
     "Simple",
+    "Sliced",
     "TimeSampling",
     "TruncatedSNR",
     "Uniform",
+    "Variational",
     "Weighting",
 ]

@@ -10,48 +10,19 @@ matching on the smoothed density up to a constant (M30; Vincent 2011, eq. 9–11
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from scorefield.arithmetic import per_sample_sum
 from scorefield.denoisers.base import Denoiser
+from scorefield.objectives.base import Draws, Losses, Objective, levels_and_noise, losses_of
 from scorefield.objectives.times import LossHistory, TimeSampling, Uniform
 from scorefield.objectives.weightings import Simple, Weighting
 from scorefield.shapes import Float, Generator, Tensor
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """The random numbers of a batch: u for the times, and the noise. A slice is the same batch's slice."""
-
-    u: Float[Tensor, " b"]
-    noise: Float[Tensor, "b *d"]
-
-    def __getitem__(self, part: slice) -> Draws:
-        return Draws(self.u[part], self.noise[part])
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Losses:
-    """A batch's losses, and what is worth logging of them.
-
-    Attributes:
-        per_sample: (b,) weighted, per dimension; their mean is what is minimised.
-        t: (b,) the times.
-        log_sigma: (b,) log(σ/α) at these times.
-        unweighted_by_importance: (b,) the losses without the time sampling's importance weights; detached.
-    """
-
-    per_sample: Float[Tensor, " b"]
-    t: Float[Tensor, " b"]
-    log_sigma: Float[Tensor, " b"]
-    unweighted_by_importance: Float[Tensor, " b"]
-
-
-@final
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(Objective):
     """Denoising score matching over all noise levels  (M30, M31, M17).
 
     Attributes:
@@ -59,16 +30,16 @@ class Denoising:
         times: the law of training times.
     """
 
+    differentiates: ClassVar[bool] = False
+    is_of_a_chain: ClassVar[bool] = False
+    needs_learned_variance: ClassVar[bool] = False
+
     weighting: Weighting = field(default_factory=Simple)
     times: TimeSampling = field(default_factory=Uniform)
 
     def draw(self, x_0: Float[Tensor, "b *d"], generator: Generator | None = None) -> Draws:
-        """Draw the random numbers for a batch like x₀."""
-        import torch
-
-        u = torch.rand(len(x_0), generator=generator, dtype=torch.float64, device=x_0.device)
-        noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=x_0.device)
-        return Draws(self.times.spread(u), noise)
+        """Draw the random numbers for a batch like x₀: times and noise."""
+        return levels_and_noise(self.times, x_0, generator)
 
     def losses(
         self,
@@ -83,11 +54,4 @@ class Denoising:
         t, importance = self.times.times(path, draws.u, history)
         x_t = path.perturb(x_0, t, draws.noise)
         error = per_sample_sum((x_0 - denoiser(x_t, t, condition).x0).square()) / x_0[0].numel()
-        weighted = self.weighting.weight(path, t).to(error) * error
-        return Losses(weighted * importance.to(error), t, -path.log_snr(t), weighted.detach())
-
-    def __call__(
-        self, denoiser: Denoiser, x_0: Float[Tensor, "b *d"], condition: Any = None, generator: Generator | None = None
-    ) -> Float[Tensor, " b"]:
-        """The per-sample losses of a batch, its random numbers drawn from the generator."""
-        return self.losses(denoiser, x_0, self.draw(x_0, generator), condition).per_sample
+        return losses_of(path, t, self.weighting.weight(path, t).to(error) * error, importance)

@@ -3,6 +3,7 @@ r"""How much an error at a noise level counts: factors w(t) of ‖x₀ − D(x_t
 ‖ε − ε̂‖² = SNR ‖x₀ − D‖²                                 L_simple  (M17; Ho et al. 2020, eq. 14)
 λ(σ) = σ²:  σ² ‖ŝ − s‖² = ‖ε − ε̂‖²                         the same for NCSN  (M31)
 ‖F − F*‖² = (s² + σ_d²)/(s σ_d)² ‖x₀ − D‖²,  s = σ/α      EDM  (Karras et al. 2022, eq. 8)
+‖u − û‖² = (α dλ/dt)² ‖x₀ − D‖²                           flow matching  (M8; Lipman et al. 2022, eq. 9)
 −½ dSNR/dt ‖x₀ − D‖²                                      the likelihood's bound  (M21; Kingma et al. 2021, eq. 18)
 """
 
@@ -101,5 +102,15 @@ class Likelihood(Weighting):
         return 0.5 * _snr(path, t) * (path.diffusion(t) / path.sigma(t)) ** 2
 
 
-WEIGHTINGS: tuple[type[Weighting], ...] = (Simple, EDMWeighting, TruncatedSNR, MinSNR, Likelihood)
+@final
+@dataclass(frozen=True)
+class FlowWeighting(Weighting):
+    """The plain squared error of the velocity u = dα/dt x₀ + dσ/dt ε  (M8; Lipman et al. 2022, eq. 9)."""
+
+    def weight(self, path: Path, t: Time) -> Time:
+        """(α' − α σ'/σ)², which is 1/t² on the straight line."""
+        return (path.alpha_rate(t) - path.alpha(t) * path.sigma_rate(t) / path.sigma(t)) ** 2
+
+
+WEIGHTINGS: tuple[type[Weighting], ...] = (Simple, EDMWeighting, TruncatedSNR, MinSNR, Likelihood, FlowWeighting)
 """Every public weighting; the contract tests run over this list."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Dataset, Representation
-from scorefield.objectives import Denoising, Draws
+from scorefield.objectives import Draws
 from scorefield.training.configuration import RunConfig
 
 
@@ -39,8 +39,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        draws = Draws(self.draws.u.to(device, non_blocking=True), self.draws.noise.to(device, non_blocking=True))
-        return Batch(self.x_0.to(device, non_blocking=True), labels, draws)
+        return Batch(self.x_0.to(device, non_blocking=True), labels, self.draws.to(device))
 
 
 class Batches:
@@ -70,8 +69,7 @@ class Batches:
         indices = self.indices(step)
         x_0 = self._representation.to_model(self._dataset.batch(indices))
         generator = torch.Generator().manual_seed(mixed(self._config.seed, "noise", step))
-        objective: Denoising = self._config.objective
-        draws = objective.draw(x_0, generator)
+        draws = self._config.objective.draw(x_0, generator)
         dropped, flipped = torch.rand(2, len(x_0), generator=generator)
         if self._config.data.flip:
             x_0 = torch.where((flipped < 0.5).reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)

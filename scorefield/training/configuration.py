@@ -13,14 +13,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scorefield.denoisers.parameterisations import Energy, Noise, Parameterisation, Preconditioned
+from scorefield.denoisers.parameterisations import (
+    Energy,
+    Noise,
+    Parameterisation,
+    Preconditioned,
+    RectifiedVelocity,
+)
 from scorefield.errors import UsageError, unknown_name
-from scorefield.model_config import KINDS, NetworkSpec, require_buildable
+from scorefield.model_config import KINDS, NetworkSpec, require_buildable, with_objective_kind
 from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
-from scorefield.objectives import Denoising, EDMWeighting, LogNormal
-from scorefield.paths import EDM, Discrete, Path
+from scorefield.objectives import (
+    Denoising,
+    EDMWeighting,
+    FiniteDifferenceSliced,
+    FlowWeighting,
+    Hybrid,
+    LogitNormal,
+    LogNormal,
+    Objective,
+    Variational,
+)
+from scorefield.paths import EDM, Discrete, Path, Rectified
 from scorefield.records import by_kind, field_types, from_plain, to_plain
-from scorefield.samplers import Ancestral, Heun, Sampler
+from scorefield.samplers import Ancestral, Heun, Linear, Sampler
 
 _LONGEST_VALUE = 100_000
 
@@ -162,7 +178,7 @@ class RunConfig:
     path: Path = field(default_factory=lambda: EDM(sigma_max=40.0))
     parameterisation: Parameterisation = field(default_factory=Preconditioned)
     network: NetworkSpec | None = None
-    objective: Denoising = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal(mean=-0.8)))
+    objective: Objective = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal(mean=-0.8)))
     measure: bool = True
     centre: bool = True
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -186,6 +202,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.network is not None:
             require_buildable(self.network, (1,))  # the least it can be: the data's shape is not known yet
+        self.objective.require_fit(self.path, self.parameterisation)
+        self._check_derivatives()
         # What could not be drawn from is refused now, not at the first preview.
         self.parameterisation.coefficients(self.path, self.path.t_max)
         self.sampler.times(self.path)
@@ -201,6 +219,18 @@ class RunConfig:
         _require(self.save_every >= 1, "save_every", "at least 1", self.save_every)
         _require(self.log_every >= 1, "log_every", "at least 1", self.log_every)
         _require(0 <= self.previews <= 10_000, "previews", "between 0 and 10000", self.previews)
+
+    def _check_derivatives(self) -> None:
+        """Refuse what an objective or an energy that differentiates the network cannot be trained with."""
+        name, differentiates = type(self.objective).__name__, self.objective.differentiates
+        if self.compile and (differentiates or isinstance(self.parameterisation, Energy)):
+            raise UsageError(
+                "a compiled network cannot be differentiated twice, as this objective or energy asks; leave compile out"
+            )
+        if differentiates and self.precision == "bfloat16":
+            raise UsageError(f"{name} takes derivatives, which bfloat16 has too few digits for; set precision=float32")
+        if isinstance(self.objective, FiniteDifferenceSliced) and self.network and self.network.dropout > 0.0:
+            raise UsageError(f"{name} compares two evaluations, which dropout makes random; set network.dropout=0")
 
 
 FREE_TO_CHANGE = (
@@ -255,7 +285,49 @@ def _edm() -> RunConfig:
     )
 
 
-PRESETS = {"default": RunConfig, "ddpm": _ddpm, "edm": _edm}
+def _iddpm() -> RunConfig:
+    """Nichol & Dhariwal 2021: cosine schedule of 4000 steps, L_hybrid with a learned variance, EMA of 0.9999, 250 steps to draw.
+
+    Their L_vlb with importance-sampled times is `objective=variational`.
+    """
+    return RunConfig(
+        preset="iddpm",
+        path=Discrete(steps=4000, schedule="cosine"),
+        parameterisation=Noise(learned_variance=True),
+        objective=Hybrid(),
+        measure=False,
+        centre=False,
+        optimiser=OptimiserConfig(
+            "adamw", 1e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0, decay="constant", clip=1.0
+        ),
+        average=AverageConfig("constant", 6931.0),
+        sampler=Ancestral(steps=250),
+        clip=True,
+        guidance=1.0,
+        batch=128,
+    )
+
+
+def _flow() -> RunConfig:
+    """Lipman et al. 2022, Liu et al. 2022: the straight path and its velocity; times as Esser et al. 2024 draw them."""
+    return RunConfig(
+        preset="flow",
+        path=Rectified(),
+        parameterisation=RectifiedVelocity(),
+        objective=Denoising(FlowWeighting(), LogitNormal()),
+        measure=False,
+        centre=False,
+        optimiser=OptimiserConfig(
+            "adamw", 1e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=1000, decay="constant", clip=1.0
+        ),
+        average=AverageConfig("constant", 6931.0),
+        sampler=Heun(steps=25, grid=Linear()),
+        guidance=1.0,
+        batch=256,
+    )
+
+
+PRESETS = {"default": RunConfig, "ddpm": _ddpm, "iddpm": _iddpm, "edm": _edm, "flow": _flow}
 """Each preset's configuration, by name."""
 
 
@@ -276,7 +348,7 @@ def configure(preset: str | None = None, settings: Mapping[str, Any] | None = No
 
 def read_configuration(plain: Mapping[str, Any]) -> RunConfig:
     """The configuration that `to_plain` wrote."""
-    return from_plain(RunConfig, plain, KINDS)
+    return from_plain(RunConfig, with_objective_kind(plain), KINDS)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -371,12 +443,14 @@ class Surroundings:
         sigma_data: standard deviation of the data in model space about one mean.
         sigma_by_channel: the same about each channel's own mean.
         precision: the fastest number format here.
+        levels: how many values the data have between −1 and 1; None for continuous data.
     """
 
     shape: tuple[int, ...]
     sigma_data: float
     sigma_by_channel: tuple[float, ...]
     precision: str
+    levels: int | None = None
 
     def sigma_about(self, channel_means: bool) -> float:
         """σ_data about the channels' own means, or about the one mean of all."""
@@ -386,7 +460,7 @@ class Surroundings:
 
 
 def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
-    """The configuration with nothing left open: network, optimiser, batch, precision and noise levels."""
+    """The configuration with nothing left open: network, optimiser, batch, precision, noise levels and the data's values."""
     if config.data.flip and len(found.shape) != 3:
         raise UsageError(f"data.flip mirrors images (C, H, W), and these data are {found.shape}; leave it out")
     network = config.network or default_network(found.shape)
@@ -398,8 +472,23 @@ def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
     sigma_data = found.sigma_about(config.centre)
     if not sigma_data > 0.0:
         raise UsageError("all examples are equal, so there is nothing to learn; look at them with `scorefield data`")
-    precision = found.precision if config.precision == "auto" else config.precision
-    return measured(replace(config, network=network, optimiser=optimiser, batch=batch, precision=precision), sigma_data)
+    fastest = "float32" if config.objective.differentiates else found.precision
+    settled = replace(
+        config,
+        network=network,
+        optimiser=optimiser,
+        batch=batch,
+        precision=fastest if config.precision == "auto" else config.precision,
+        objective=_of_levels(config.objective, found.levels),
+    )
+    return measured(settled, sigma_data)
+
+
+def _of_levels(objective: Objective, levels: int | None) -> Objective:
+    """The objective told of the data's values, where it decodes them and has not been told otherwise."""
+    if isinstance(objective, (Hybrid, Variational)) and objective.levels is None:
+        return replace(objective, levels=levels)
+    return objective
 
 
 def measured(config: RunConfig, sigma_data: float) -> RunConfig:
@@ -408,13 +497,19 @@ def measured(config: RunConfig, sigma_data: float) -> RunConfig:
         return config
     ratio = sigma_data / EDM_SIGMA_DATA
     path, parameterisation = config.path, config.parameterisation
-    weighting, times = config.objective.weighting, config.objective.times
     if isinstance(path, EDM):
         path = EDM(path.sigma_min * ratio, path.sigma_max * ratio)
     if isinstance(parameterisation, (Preconditioned, Energy)):
         parameterisation = replace(parameterisation, sigma_data=sigma_data)
+    objective = _measured_objective(config.objective, sigma_data, ratio)
+    return replace(config, path=path, parameterisation=parameterisation, objective=objective)
+
+
+def _measured_objective(objective: Any, sigma_data: float, ratio: float) -> Any:
+    """The objective with its weighting and its times in units of the data, where it has such."""
+    weighting, times = getattr(objective, "weighting", None), objective.times
     if isinstance(weighting, EDMWeighting):
-        weighting = replace(weighting, sigma_data=sigma_data)
+        objective = replace(objective, weighting=replace(weighting, sigma_data=sigma_data))
     if isinstance(times, LogNormal):
-        times = replace(times, mean=times.mean + math.log(ratio))
-    return replace(config, path=path, parameterisation=parameterisation, objective=Denoising(weighting, times))
+        objective = replace(objective, times=replace(times, mean=times.mean + math.log(ratio)))
+    return objective

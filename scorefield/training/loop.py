@@ -289,7 +289,8 @@ def _fastest_precision(config: RunConfig, device: torch.device) -> str:
 
 
 def _surroundings(found: DataReport, precision: str) -> Surroundings:
-    return Surroundings(found.shape, found.sigma_data, found.sigma_data_by_channel, precision)
+    levels = found.representation.levels
+    return Surroundings(found.shape, found.sigma_data, found.sigma_data_by_channel, precision, levels)
 
 
 def _require_same(before: RunConfig, now: RunConfig, data: Any, found: DataReport, run: RunFolder) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast, final, runtime_checkable
 
 from scorefield.errors import UsageError
-from scorefield.shapes import Generator, Int, Tensor
+from scorefield.shapes import Float, Generator, Int, Tensor
 
 _GOLDEN = -0x61C8864680B583EB  # 2⁶⁴/φ as a signed 64-bit integer: SplitMix64's increment
 _MIXERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
@@ -85,6 +85,32 @@ class BatchStream:
 
         noise = torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device=self.generator.device)
         return noise.to(like.device)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BrownianPath:
+    """One Brownian path as a source of noise: a step of K times its finest time step takes the sum of K increments, over √K.
+
+    Two samplers whose steps are of equal length each, and the lengths multiples of the path's own, then solve the same
+    equation with the same noise: what differs is the solver's error (Kloeden & Platen 1992, chapter 9).
+
+    Attributes:
+        increments: (n, b, *d) the path's increments over its own time step, as standard normals; z₁ first.
+        stride: K, how many of them a draw takes.
+    """
+
+    increments: Float[Tensor, "n b *d"]
+    stride: int = 1
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """(z_{(k−1)K+1} + … + z_{kK})/√K for draw k, of like's kind. Raises UsageError past the path's end."""
+        part = self.increments[(draw - 1) * self.stride : draw * self.stride]
+        if len(part) < self.stride:
+            raise UsageError(
+                f"this Brownian path has {len(self.increments) // self.stride} draws of {self.stride} increments, and draw {draw} was asked for; make it longer"
+            )
+        return (part.sum(0) / math.sqrt(self.stride)).to(like)
 
 
 def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:

@@ -7,7 +7,7 @@ operations. What a walk must remember (the answers a multistep method looks back
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any, ClassVar, TypeAlias, cast
@@ -32,12 +32,14 @@ class State:
         x: x_t, in model space.
         x0: the denoiser's last answer, E[x₀ | x] at the time the step came from.
         evaluations: how often the denoiser has been asked so far.
+        info: what a sampler has to tell beyond this, by name; None for nothing.
     """
 
     t: float
     x: Float[Tensor, "b *d"]
     x0: Float[Tensor, "b *d"]
     evaluations: int
+    info: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

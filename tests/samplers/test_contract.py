@@ -13,7 +13,21 @@ from torch import Tensor
 from scorefield.denoisers import Data, NetworkDenoiser
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Path
-from scorefield.samplers import DDIM, SAMPLERS, Ancestral, Heun, Karras, Leading, Linear, Sampler, State
+from scorefield.samplers import (
+    DDIM,
+    SAMPLERS,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Heun,
+    Karras,
+    Langevin,
+    Leading,
+    Linear,
+    PredictorCorrector,
+    Sampler,
+    State,
+)
 from scorefield.samplers.base import Memoryless
 from scorefield.streams import SampleStreams
 from tests.worlds import EVERY_PATH, RANKS, Shrinking, normal, seeded
@@ -22,12 +36,17 @@ VARIANTS: dict[str, Sampler] = {cls.__name__: cls() for cls in SAMPLERS} | {  # 
     "DDIM-half": DDIM(eta=0.5),
     "DDIM-one": DDIM(eta=1.0),
     "Ancestral-large": Ancestral(variance="large"),
+    "EulerMaruyama-flow": EulerMaruyama(ell=0.0),
+    "EulerMaruyama-half": EulerMaruyama(ell=0.5),
+    "PredictorCorrector-annealed": PredictorCorrector(predictor="euler-maruyama", corrector="annealed-langevin"),
+    "Corrector": PredictorCorrector(predictor="none"),
+    "Predictor": PredictorCorrector(corrector="none"),
 }
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
 MEMORYLESS = {name: sampler for name, sampler in VARIANTS.items() if isinstance(sampler, Memoryless)}
-WANDERERS: tuple[type[Sampler], ...] = ()
+WANDERERS: tuple[type[Sampler], ...] = (AnnealedLangevin, Langevin)
 """Samplers that yield more than one state for a step of the grid, or states between its times."""
 
 memoryless_sampler = pytest.mark.parametrize("sampler", MEMORYLESS.values(), ids=MEMORYLESS)
@@ -249,7 +268,19 @@ def test_noise_without_a_source_is_refused_with_the_fix(sampler: Sampler) -> Non
         (lambda: DDIM(eta=-0.1), "eta ≥ 0"),
         (lambda: DDIM(eta=float("inf")), "eta ≥ 0"),
         (lambda: DDIM(eta=float("nan")), "eta ≥ 0"),
-        (lambda: Ancestral(variance="medium"), "'small' .* or 'large'"),
+        (lambda: Ancestral(variance="medium"), "'small' .* 'large' .* or 'learned'"),
+        (lambda: EulerMaruyama(ell=-1.0), "ell ≥ 0"),
+        (lambda: EulerMaruyama(ell=float("nan")), "ell ≥ 0"),
+        (lambda: PredictorCorrector(predictor="ancestor"), "did you mean 'ancestral'"),
+        (lambda: PredictorCorrector(corrector="langevine"), "did you mean 'langevin'"),
+        (lambda: PredictorCorrector(predictor="none", corrector="none"), "choose one"),
+        (lambda: PredictorCorrector(snr=0.0), "snr between 0 and 1"),
+        (lambda: PredictorCorrector(corrector_steps=0), "corrector_steps"),
+        (lambda: Langevin(step_size=4.0), r"\(0, 4\)"),
+        (lambda: Langevin(step_size=0.0), r"\(0, 4\)"),
+        (lambda: Langevin(time=0.0), "time above 0"),
+        (lambda: AnnealedLangevin(inner_steps=0), "inner_steps"),
+        (lambda: AnnealedLangevin(epsilon=-1e-5), "positive, finite epsilon"),
     ],
 )
 def test_impossible_settings_are_refused(build: Any, said: str) -> None:

@@ -4,8 +4,7 @@ Targets whose score is exact show the solver alone; trained networks (`--run`) a
 Each problem's noise and its exact image are made once and stored; every sampler starts from that noise, its questions
 are counted by a wrapper, and "the best peer" is the least error of any peer in any setting at that number of
 evaluations, found in hindsight. diffusers is measured in this environment, azula and k-diffusion by `frontier_peers.py` in
-`.venv-peers` where that exists (`make peers`). On networks the settings that are hopeless at 5 and 10 evaluations are not
-tried at more.
+`.venv-peers` where that exists (`make peers`). On networks a screening by 5 and 10 evaluations of a few noises chooses the settings that go on.
 
     python benchmarks/frontier.py --run runs/demo --threads 1
     python benchmarks/frontier.py --quick
@@ -113,7 +112,14 @@ def table(problem: Problem, rows: Sequence[Row], budgets: Sequence[int]) -> str:
         "| evaluations | best peer | its RMSE | diffusers' best | ours, default | ours, uncalibrated | ours, best | its name | default / best peer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *(_line(problem.name, rows, budget) for budget in budgets), ""])
+    return "\n".join([*lines, *(_line(problem.name, rows, budget) for budget in _reached(problem, rows, budgets)), ""])
+
+
+def _reached(problem: Problem, rows: Sequence[Row], budgets: Sequence[int]) -> list[int]:
+    """The budgets at which anything was measured."""
+    return [
+        budget for budget in budgets if any(row["problem"] == problem.name and row["budget"] == budget for row in rows)
+    ]
 
 
 def _line(problem: str, rows: Sequence[Row], budget: int) -> str:
@@ -188,7 +194,7 @@ def bars(found: Sequence[Problem], rows: Sequence[Row], budgets: Sequence[int]) 
             "| evaluations | RMSE | best | 2nd | 3rd |",
             "|---|---|---|---|---|",
         ]
-        for budget in budgets:
+        for budget in _reached(problem, rows, budgets):
             ranked = sorted(
                 (row for row in at(rows, problem.name, budget, ours=False) if row["rmse"] is not None),
                 key=lambda row: row["rmse"],

@@ -25,8 +25,10 @@ from torch import Tensor
 
 BUDGETS = (4, 5, 8, 10, 15, 20, 35, 50, 100)
 PROJECTIONS = 64
-KEPT_AFTER_10, KEPT_AFTER_20 = 40, 14
-"""On a network, whose every evaluation costs, how many of a library's settings go on after 5 and 10, and after 20 evaluations."""
+MOST_OF_A_NETWORK = 50
+SCREENED, KEPT, KEPT_LATE = 4, 14, 4
+"""On a network, whose every evaluation costs: how many noises choose the settings that go on, by 5 and 10 evaluations; how
+many of a library's do; and how many of those above 20 evaluations."""
 
 Row = dict[str, Any]
 
@@ -54,28 +56,23 @@ def survey(
     budgets: Sequence[int],
     report: Callable[[str], None],
 ) -> list[Row]:
-    """Rows of every setting at every budget; on a network the rounds leave the hopeless out."""
-    rows: list[Row] = []
-    kept = list(settings)
-    for chosen, keep in _rounds(problem, budgets):
-        for setting in kept:
-            rows += [measure(library, problem, setting, run, budget) for budget in chosen]
-        report(f"{library} on {problem.name}: {len(kept)} settings at {', '.join(map(str, chosen))} evaluations")
-        kept = _best(kept, rows, chosen, keep) if keep else kept
-    return rows
+    """Rows of every setting at every budget; on a network only of those that pass a screening on a few noises."""
+
+    def taken(part: Problem, kept: Sequence[Any], chosen: Sequence[int]) -> list[Row]:
+        report(f"{library} on {problem.name}: {len(kept)} settings, {len(part.x_T)} noises, {list(chosen)} evaluations")
+        return [measure(library, part, setting, run, budget) for setting in kept for budget in chosen]
+
+    budgets = [budget for budget in budgets if not (problem.is_network and budget > MOST_OF_A_NETWORK)]
+    if not problem.is_network or len(settings) <= KEPT:
+        return taken(problem, settings, budgets)
+    screening = [budget for budget in budgets if budget in (5, 10)] or list(budgets[:1])
+    kept = _best(settings, taken(problem.first(SCREENED), settings, screening), screening, KEPT)
+    early, late = [budget for budget in budgets if budget <= 20], [budget for budget in budgets if budget > 20]
+    rows = taken(problem, kept, early)
+    return rows + taken(problem, _best(kept, rows, early[-1:], KEPT_LATE) if late else [], late)
 
 
-def _rounds(problem: Problem, budgets: Sequence[int]) -> list[tuple[list[int], int | None]]:
-    if not problem.is_network:
-        return [(list(budgets), None)]
-    first = [budget for budget in budgets if budget in (5, 10)]
-    second = [budget for budget in budgets if budget <= 20 and budget not in first]
-    third = [budget for budget in budgets if budget > 20]
-    rounds = [(first, KEPT_AFTER_10), (second, KEPT_AFTER_20), (third, None)]
-    return [(chosen, keep) for chosen, keep in rounds if chosen]
-
-
-def _best(kept: list[Any], rows: list[Row], chosen: list[int], count: int) -> list[Any]:
+def _best(kept: Sequence[Any], rows: Sequence[Row], chosen: Sequence[int], count: int) -> list[Any]:
     """The settings that stand among the best at any of the chosen budgets."""
     ranks: dict[str, int] = {}
     names = {setting.name for setting in kept}

@@ -2,7 +2,7 @@ r"""azula's and k-diffusion's samplers on stored problems: runs in an environmen
 
 Both think in noise levels, so the flow in x̄ = x/α, s = σ/α is handed to them as it is: azula with α = 1/(1 + s), which
 its multistep methods do not notice, k-diffusion unscaled. Where each begins and ends is the grid's: uniform in log s, in
-s/(1 + s), in arctan s (the cosine schedule's time), in the time of the variance-preserving path, or Karras', down to the
+s/(1 + s), in arctan s (the cosine schedule's time), in the time of the variance-preserving path or its root, or Karras', down to the
 path's own least level or a higher one, whichever turns out better. k-diffusion takes D at the last level; azula stops there.
 
     .venv-peers/bin/python benchmarks/frontier_peers.py --folder runs/frontier ring8-vp digits64-vp
@@ -78,6 +78,7 @@ _RULES: dict[str, tuple[Callable[[float], float], Callable[[np.ndarray], np.ndar
     "rectified": (lambda s: s / (1 + s), lambda r: r / (1 - r)),
     "cosine": (math.atan, np.tan),
     "time": (_vp_time, _vp_level),
+    "quadratic": (lambda s: math.sqrt(_vp_time(s)), lambda u: _vp_level(u**2)),
     "karras": (lambda s: s ** (1 / 7), lambda u: u**7),
 }
 
@@ -87,8 +88,16 @@ _RULES: dict[str, tuple[Callable[[float], float], Callable[[np.ndarray], np.ndar
 
 def azula_settings() -> Iterator[Setting]:
     """Every deterministic sampler on the grids it can use, and its stochastic one."""
-    ends = (("log", None), ("log", 0.01), ("rectified", 0.01), ("cosine", 0.01), ("time", 0.03), ("karras", None))
-    to_data = (("rectified", 0.0), ("cosine", 0.0), ("time", 0.0))
+    ends = (
+        ("log", None),
+        ("log", 0.01),
+        ("rectified", 0.01),
+        ("cosine", 0.01),
+        ("time", 0.03),
+        ("quadratic", 0.01),
+        ("karras", None),
+    )
+    to_data = (("rectified", 0.0), ("cosine", 0.0), ("time", 0.0), ("quadratic", 0.0))
     for order in (2, 3, 4):
         for grid, low in (*ends, *to_data):
             yield Setting("vAB", grid, low, {"order": order})
@@ -152,6 +161,7 @@ def k_diffusion_settings() -> Iterator[Setting]:
         ("time", 0.01),
         ("rectified", 0.03),
         ("cosine", 0.03),
+        ("quadratic", 0.01),
     )
     for grid, low in grids:
         yield Setting("euler", grid, low)

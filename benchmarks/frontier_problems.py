@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as File
 from typing import Any
@@ -181,6 +181,11 @@ class Problem:
         """Of the noise and its image."""
         parts = (self.x_T.double().numpy().tobytes(), self.x_0.double().numpy().tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+    def first(self, count: int) -> Problem:
+        """The same with its first noises alone."""
+        condition = None if self.condition is None else self.condition[:count]
+        return replace(self, x_T=self.x_T[:count], x_0=self.x_0[:count], condition=condition, draws=None)
 
     def ask(self, counted: Counted) -> Callable[[Tensor, float], Tensor]:
         """D(x̄, s) of a counted denoiser, in x̄'s dtype."""

@@ -131,8 +131,9 @@ def _coerce_union(options: tuple[Any, ...], value: Any, kinds: Kinds, where: str
     options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
         return _coerce(options[0], value, kinds, where)
-    if isinstance(value, Mapping) and "kind" in value:
-        return from_plain(by_kind(options, value["kind"], where), value, kinds, where)
+    records = [option for option in options if dataclasses.is_dataclass(option)]
+    if records and isinstance(value, Mapping) and "kind" in value:
+        return from_plain(by_kind(records, value["kind"], where), value, kinds, where)
     for option in options:
         try:
             return _coerce(option, value, kinds, where)

@@ -6,11 +6,10 @@ Presets are whole papers; the default is what measures best. Every value can be 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from scorefield.denoisers.parameterisations import (
@@ -22,7 +21,7 @@ from scorefield.denoisers.parameterisations import (
 )
 from scorefield.errors import UsageError, unknown_name
 from scorefield.model_config import KINDS, NetworkSpec, require_buildable, with_objective_kind
-from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
+from scorefield.networks.specs import UNetSpec
 from scorefield.objectives import (
     Denoising,
     EDMWeighting,
@@ -32,7 +31,6 @@ from scorefield.objectives import (
     LogitNormal,
     LogNormal,
     Objective,
-    Variational,
 )
 from scorefield.paths import EDM, Discrete, Path, Rectified
 from scorefield.records import by_kind, field_types, from_plain, to_plain
@@ -400,19 +398,26 @@ def _set(plain: dict[str, Any], name: str, value: Any) -> None:
         place = place[parent]
     _refuse_unknown(place, last, parents)
     place[last] = value
-    abstract = _type_of(name)
+    abstract = _type_of(name, plain)
     if abstract in KINDS and isinstance(value, str):
         place[last] = to_plain(by_kind(KINDS[abstract], value, name)())
 
 
-def _type_of(name: str) -> Any:
-    """The type of a setting by its dotted name; None inside of a record whose kind decides."""
+def _type_of(name: str, plain: Mapping[str, Any]) -> Any:
+    """The type of a setting by its dotted name, through records of whatever kind `plain` has there now."""
+    *parents, last = name.split(".")
     owner: Any = RunConfig
-    for part in name.split("."):
-        types = field_types(owner) if isinstance(owner, type) and dataclasses.is_dataclass(owner) else {}
-        options = typing.get_args(types.get(part)) if types.get(part) not in KINDS else ()
-        owner = NetworkSpec if type(None) in options and UNetSpec in options else types.get(part)
-    return owner
+    for part in parents:
+        owner, plain = _field_type(owner, part), plain[part]
+        owner = by_kind(KINDS[owner], plain.get("kind"), name) if owner in KINDS else owner
+    return _field_type(owner, last)
+
+
+def _field_type(owner: Any, name: str) -> Any:
+    """The type of a record's field; the specs of networks where one may be left open."""
+    wanted = field_types(owner).get(name)
+    options = typing.get_args(wanted) if wanted not in KINDS else ()
+    return NetworkSpec if type(None) in options and UNetSpec in options else wanted
 
 
 def _refuse_unknown(place: Mapping[str, Any], name: str, parents: Sequence[str]) -> None:
@@ -432,84 +437,3 @@ def _differences(before: Any, after: Any, name: str) -> list[tuple[str, tuple[An
             row for key in before for row in _differences(before[key], after[key], f"{name}.{key}" if name else key)
         ]
     return [] if before == after else [(name, (before, after))]
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a configuration leaves to the data and the machine.
-
-    Attributes:
-        shape: of one sample.
-        sigma_data: standard deviation of the data in model space about one mean.
-        sigma_by_channel: the same about each channel's own mean.
-        precision: the fastest number format here.
-        levels: how many values the data have between −1 and 1; None for continuous data.
-    """
-
-    shape: tuple[int, ...]
-    sigma_data: float
-    sigma_by_channel: tuple[float, ...]
-    precision: str
-    levels: int | None = None
-
-    def sigma_about(self, channel_means: bool) -> float:
-        """σ_data about the channels' own means, or about the one mean of all."""
-        if not channel_means:
-            return self.sigma_data
-        return math.sqrt(sum(sigma**2 for sigma in self.sigma_by_channel) / len(self.sigma_by_channel))
-
-
-def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
-    """The configuration with nothing left open: network, optimiser, batch, precision, noise levels and the data's values."""
-    if config.data.flip and len(found.shape) != 3:
-        raise UsageError(f"data.flip mirrors images (C, H, W), and these data are {found.shape}; leave it out")
-    network = config.network or default_network(found.shape)
-    is_mlp = isinstance(network, MLPSpec)
-    optimiser = config.optimiser
-    if optimiser.kind == "auto":
-        optimiser = replace(optimiser, kind="adamw" if is_mlp else "muon")
-    batch = config.batch or (512 if len(found.shape) == 1 else 64)
-    sigma_data = found.sigma_about(config.centre)
-    if not sigma_data > 0.0:
-        raise UsageError("all examples are equal, so there is nothing to learn; look at them with `scorefield data`")
-    fastest = "float32" if config.objective.differentiates else found.precision
-    settled = replace(
-        config,
-        network=network,
-        optimiser=optimiser,
-        batch=batch,
-        precision=fastest if config.precision == "auto" else config.precision,
-        objective=_of_levels(config.objective, found.levels),
-    )
-    return measured(settled, sigma_data)
-
-
-def _of_levels(objective: Objective, levels: int | None) -> Objective:
-    """The objective told of the data's values, where it decodes them and has not been told otherwise."""
-    if isinstance(objective, (Hybrid, Variational)) and objective.levels is None:
-        return replace(objective, levels=levels)
-    return objective
-
-
-def measured(config: RunConfig, sigma_data: float) -> RunConfig:
-    """The configuration with its noise levels in units of the data, if it asks for that."""
-    if not config.measure:
-        return config
-    ratio = sigma_data / EDM_SIGMA_DATA
-    path, parameterisation = config.path, config.parameterisation
-    if isinstance(path, EDM):
-        path = EDM(path.sigma_min * ratio, path.sigma_max * ratio)
-    if isinstance(parameterisation, (Preconditioned, Energy)):
-        parameterisation = replace(parameterisation, sigma_data=sigma_data)
-    objective = _measured_objective(config.objective, sigma_data, ratio)
-    return replace(config, path=path, parameterisation=parameterisation, objective=objective)
-
-
-def _measured_objective(objective: Any, sigma_data: float, ratio: float) -> Any:
-    """The objective with its weighting and its times in units of the data, where it has such."""
-    weighting, times = getattr(objective, "weighting", None), objective.times
-    if isinstance(weighting, EDMWeighting):
-        objective = replace(objective, weighting=replace(weighting, sigma_data=sigma_data))
-    if isinstance(times, LogNormal):
-        objective = replace(objective, times=replace(times, mean=times.mean + math.log(ratio)))
-    return objective

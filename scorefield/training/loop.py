@@ -29,15 +29,14 @@ from scorefield.training.checkpoints import checkpoint_bytes, clean_leftovers, l
 from scorefield.training.configuration import (
     FREE_TO_CHANGE,
     RunConfig,
-    Surroundings,
     changes,
     read_configuration,
-    resolved,
 )
 from scorefield.training.interrupts import Interrupt, watched
 from scorefield.training.journal import Clock, Journal, Tally, opened, seconds_until
 from scorefield.training.processes import World, choose_device, joined
 from scorefield.training.run_folder import RunFolder
+from scorefield.training.settling import Surroundings, resolved
 from scorefield.training.trainer import Trainer
 
 _MOST_BAD_IN_1000 = 10

@@ -18,9 +18,10 @@ import torch
 from scorefield.data import Dataset, open_data, report
 from scorefield.model_config import ModelConfig
 from scorefield.training.batches import Batches
-from scorefield.training.configuration import RunConfig, Surroundings, configure, resolved
+from scorefield.training.configuration import RunConfig, configure
 from scorefield.training.loop import Event, Progressed, Saved, train
 from scorefield.training.processes import World
+from scorefield.training.settling import Surroundings, resolved
 from scorefield.training.trainer import Trainer
 
 TINY: dict[str, Any] = {

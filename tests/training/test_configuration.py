@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from scorefield.denoisers import PARAMETERISATIONS, Preconditioned
+from scorefield.denoisers import PARAMETERISATIONS, Preconditioned, RectifiedVelocity
 from scorefield.errors import UsageError
+from scorefield.model_config import KINDS
 from scorefield.networks import NETWORKS, MLPSpec, UNetSpec
-from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS
-from scorefield.paths import EDM, PATHS, VP, Discrete
+from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Hybrid, ImportanceSampled, Objective, Variational
+from scorefield.paths import EDM, PATHS, VP, Discrete, Rectified
 from scorefield.records import kind_of, to_plain
 from scorefield.samplers import GRIDS, SAMPLERS, Heun
 from scorefield.training.configuration import (
@@ -22,18 +23,18 @@ from scorefield.training.configuration import (
     DataConfig,
     OptimiserConfig,
     RunConfig,
-    Surroundings,
     changes,
     configure,
     parse_settings,
     read_configuration,
-    resolved,
 )
+from scorefield.training.settling import Surroundings, resolved
 
 CHOICES = {
     "path": PATHS,
     "parameterisation": PARAMETERISATIONS,
     "network": NETWORKS,
+    "objective": KINDS[Objective],
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLINGS,
     "sampler": SAMPLERS,
@@ -42,13 +43,26 @@ CHOICES = {
 EVERY_CHOICE = [(name, kind_of(kind)) for name, kinds in CHOICES.items() for kind in kinds]
 
 
+def companions(preset: str, name: str, kind: str) -> dict[str, Any]:
+    """What else must be set for a choice to be possible in a preset."""
+    needed: dict[str, Any] = {}
+    if (
+        preset == "iddpm" and name != "objective"
+    ):  # its own asks for a chain and a learned variance, and has no weighting
+        needed |= {"objective": "denoising"}
+    if kind in ("rectified", "vpcosine"):  # at α = 0 a network that predicts the noise says nothing of the data
+        needed |= {"parameterisation": "velocity"}
+    if preset == "flow" and name == "parameterisation":
+        needed |= {"path": "vp"}
+    if kind in ("variational", "hybrid"):
+        needed |= {"path": "discrete", "parameterisation": "noise", "parameterisation.learned_variance": True}
+    return needed
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("name", "kind"), EVERY_CHOICE)
 def test_every_choice_in_every_preset_comes_back_equal_through_json(preset: str, name: str, kind: str) -> None:
-    # A path that ends at α = 0 cannot start from a network that says nothing of the data there.
-    config = configure(
-        preset, ({"parameterisation": "velocity"} if kind in ("rectified", "vpcosine") else {}) | {name: kind}
-    )
+    config = configure(preset, companions(preset, name, kind) | {name: kind})
     plain = json.loads(json.dumps(to_plain(config)))
     assert read_configuration(plain) == config
     for part in name.split("."):
@@ -68,6 +82,54 @@ def test_presets_are_their_papers() -> None:
     assert ddpm.optimiser.learning_rate == 2e-4 and ddpm.sampler.steps == 1000
     assert math.exp(-math.log(2) / ddpm.average.width) == pytest.approx(0.9999, abs=1e-8)
     assert edm.path == EDM(0.002, 80.0) and edm.sampler == Heun(steps=18)
+
+
+def test_iddpm_and_flow_are_their_papers() -> None:
+    """Nichol & Dhariwal 2021, sections 3.1–3.3: 4000 cosine steps, L_hybrid; Liu et al. 2022: the line and its velocity."""
+    iddpm, flow = configure("iddpm"), configure("flow")
+    assert isinstance(iddpm.path, Discrete) and (iddpm.path.steps, iddpm.path.schedule) == (4000, "cosine")
+    assert iddpm.parameterisation.learned_variance and iddpm.objective == Hybrid(vlb_weight=0.001)
+    assert isinstance(flow.path, Rectified) and isinstance(flow.parameterisation, RectifiedVelocity)
+
+
+def test_an_objective_is_chosen_by_its_name() -> None:
+    """`--set objective=sliced` starts from that kind's defaults; its own settings follow, another's are refused."""
+    config = configure(None, {"objective": "sliced", "objective.slices": 3, "objective.times": "lognormal"})
+    assert to_plain(config.objective)["slices"] == 3
+    deep = configure(None, {"objective.times": "importancesampled", "objective.times.strata": 7})
+    assert to_plain(deep.objective)["times"] == to_plain(ImportanceSampled(strata=7))
+    assert configure(None, {"objective.weighting": "minsnr"}).objective != RunConfig().objective
+    with pytest.raises(UsageError, match="unknown setting 'objective.slices'"):
+        configure(None, {"objective.slices": 3})
+    with pytest.raises(UsageError, match="unknown objective 'explicit'"):
+        configure(None, {"objective": "explicit"})
+
+
+def test_a_run_from_before_objectives_had_kinds_is_read() -> None:
+    """Its `run.json` has an objective without a kind, which was denoising."""
+    plain = json.loads(json.dumps(to_plain(RunConfig())))
+    assert plain["objective"].pop("kind") == "denoising"
+    assert read_configuration(plain) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"objective": "hybrid"}, "path=discrete"),
+        ({"objective": "hybrid", "path": "discrete"}, "parameterisation.learned_variance=true"),
+        ({"objective": "sliced", "compile": True}, "leave compile out"),
+        ({"parameterisation": "energy", "compile": True}, "leave compile out"),
+        ({"objective": "implicit", "precision": "bfloat16"}, "precision=float32"),
+        (
+            {"objective": "finitedifferencesliced", "network": "mlp", "network.dropout": 0.1},
+            "network.dropout=0",
+        ),
+    ],
+)
+def test_what_an_objective_cannot_be_trained_with_is_refused(settings: dict[str, Any], fix: str) -> None:
+    """Each would train to nonsense, or stop at the first step with a message of torch's."""
+    with pytest.raises(UsageError, match=fix):
+        configure(None, settings)
 
 
 def test_a_setting_reaches_its_place_and_no_other() -> None:
@@ -161,6 +223,26 @@ def test_what_is_left_open_is_settled_by_data_and_machine() -> None:
     assert (points.batch, points.optimiser.kind, points.precision) == (512, "adamw", "float32")
     assert (images.batch, images.optimiser.kind, images.precision) == (64, "muon", "bfloat16")
     assert isinstance(points.network, MLPSpec) and isinstance(images.network, UNetSpec)
+
+
+def test_derivatives_are_taken_in_float32() -> None:
+    """A machine that is faster in bfloat16 may not choose it where second derivatives are trained."""
+    assert resolved(configure(None, {"objective": "sliced"}), IMAGES).precision == "float32"
+
+
+def test_the_bound_is_told_of_the_datas_values() -> None:
+    """8-bit data are decoded by 256 bins unless another number was asked for; continuous data by a density."""
+    pictures = replace(IMAGES, levels=256)
+    assert resolved(configure("iddpm"), pictures).objective == Hybrid(levels=256)
+    assert resolved(configure("iddpm"), POINTS).objective == Hybrid(levels=None)
+    asked = configure("iddpm", {"objective": "variational", "objective.levels": 16})
+    assert resolved(asked, pictures).objective == Variational(levels=16)
+
+
+def test_energies_are_measured_too() -> None:
+    """σ_d of an energy is the data's, as that of EDM's F."""
+    config = resolved(configure(None, {"parameterisation": "energy"}), POINTS)
+    assert to_plain(config.parameterisation)["sigma_data"] == 1.5
 
 
 def test_what_was_set_is_not_touched() -> None:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
@@ -51,15 +51,17 @@ class Sampler(ABC):
         grid: where the steps are.
     """
 
-    order: ClassVar[int]
-    """The order of its error against the exact probability flow (deterministic), or of its law (stochastic)."""
-
     steps: int
     grid: Grid
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1_000_000:
             raise UsageError(f"{type(self).__name__} takes at least 1 step and at most 1,000,000, got {self.steps}")
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """The order of its error against the exact probability flow (deterministic), or of its law (stochastic)."""
 
     @property
     @abstractmethod

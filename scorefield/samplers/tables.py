@@ -106,7 +106,7 @@ def _combined(p: float, q: float, x: Tensor, x_0: Tensor) -> Tensor:
 def _stepped(carry: float, x: Tensor, weights: tuple[float, ...], found: deque[Tensor]) -> Tensor:
     """carry · x + Σ_j weights[j] V_{n−j}, in one new tensor."""
     result = x * carry
-    for weight, quantity in zip(weights, found):  # noqa: B905  # the history may be longer than a row's
+    for weight, quantity in zip(weights, found):  # the history may be longer than a row's
         if weight != 0.0:
             result.add_(quantity, alpha=weight)
     return result

@@ -131,7 +131,7 @@ def _coerce_union(options: tuple[Any, ...], value: Any, kinds: Kinds, where: str
     options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
         return _coerce(options[0], value, kinds, where)
-    records = [option for option in options if dataclasses.is_dataclass(option)]
+    records = [option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)]
     if records and isinstance(value, Mapping) and "kind" in value:
         return from_plain(by_kind(records, value["kind"], where), value, kinds, where)
     for option in options:

@@ -13,6 +13,7 @@ from scorefield.errors import UsageError
 from scorefield.objectives import (
     TIME_SAMPLINGS,
     ImportanceSampled,
+    LogitNormal,
     LogNormal,
     LogUniform,
     LossHistory,
@@ -71,6 +72,16 @@ def test_log_normal_is_edms_law(path: Path) -> None:
     inside = (t > path.t_min * 1.01) & (t < path.t_max * 0.99)
     assert int(inside.sum()) > 1900
     assert torch.allclose(log_sigma[inside], quantiles[inside], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", [EDM(), VP(), Rectified()], ids=repr)
+def test_logit_normal_is_the_flows_law(path: Path) -> None:
+    """log of t's share over the rest ~ N(m, s²), as Esser et al. 2024 write it; a lost sign favours the other end."""
+    t, importance = LogitNormal(mean=0.5, std=0.8).times(path, even(1001))
+    share = (t - path.t_min) / (path.t_max - path.t_min)
+    quantiles = torch.distributions.Normal(0.5, 0.8).icdf(even(1001))
+    assert torch.allclose(share.logit(), quantiles, rtol=1e-6, atol=1e-6)
+    assert bool((importance == 1.0).all())
 
 
 @every_path
@@ -173,6 +184,8 @@ def test_stratum_is_found_again(path: Path) -> None:
     [
         (lambda: LogNormal(std=0.0), "std=0"),
         (lambda: LogNormal(std=math.inf), "std=inf"),
+        (lambda: LogitNormal(std=0.0), "std=0"),
+        (lambda: LogitNormal(mean=math.nan), "mean=nan"),
         (lambda: LogNormal(mean=math.nan), "mean=nan"),
         (lambda: ImportanceSampled(strata=1), "strata=1"),
         (lambda: ImportanceSampled(depth=0), "depth=0"),

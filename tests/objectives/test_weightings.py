@@ -11,8 +11,17 @@ from torch import Tensor
 
 from scorefield.denoisers import Preconditioned, Prediction
 from scorefield.errors import UsageError
-from scorefield.objectives import WEIGHTINGS, EDMWeighting, Likelihood, MinSNR, Simple, TruncatedSNR, Weighting
-from scorefield.paths import Discrete, Path
+from scorefield.objectives import (
+    WEIGHTINGS,
+    EDMWeighting,
+    FlowWeighting,
+    Likelihood,
+    MinSNR,
+    Simple,
+    TruncatedSNR,
+    Weighting,
+)
+from scorefield.paths import Discrete, Path, Rectified
 from tests.worlds import EVERY_PATH, normal
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
@@ -92,6 +101,16 @@ def test_likelihood_is_the_slope_of_the_snr(path: Path) -> None:
     assert torch.allclose(Likelihood().weight(path, t.detach()), -0.5 * slope, rtol=1e-7)
     score_error = (prediction.score + noise / path.sigma(t.detach())[:, None]).square()[:, 0]
     assert torch.allclose(loss, 0.5 * path.diffusion(t.detach()) ** 2 * score_error, rtol=1e-6, atol=1e-9)
+
+
+@every_path
+def test_flow_is_the_error_of_the_velocity(path: Path) -> None:
+    """w ‖x₀ − D‖² = ‖u − û‖², u = α' x₀ + σ' ε; on the straight line w = 1/t² (Lipman et al. 2022, eq. 9) (M8)."""
+    loss, prediction, x_0, noise = weighted(FlowWeighting(), path)
+    t = torch.as_tensor(prediction.t)
+    wanted = path.alpha_rate(t)[:, None] * x_0 + path.sigma_rate(t)[:, None] * noise
+    assert torch.allclose(loss, (wanted - prediction.rectified_velocity).square()[:, 0], rtol=1e-6, atol=1e-9)
+    assert FlowWeighting().weight(Rectified(), 0.4) == pytest.approx(1.0 / 0.16, rel=1e-12)
 
 
 @every_path

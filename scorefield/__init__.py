@@ -64,6 +64,13 @@ _PUBLIC = {
         "WEIGHTINGS",
     ),
     "samplers": (
+        "AdamsBashforth",
+        "LMS",
+        "DEIS",
+        "DPMSolverMultistep",
+        "UniPC",
+        "IPNDM",
+        "PNDM",
         "DDIM",
         "Ancestral",
         "AnnealedLangevin",

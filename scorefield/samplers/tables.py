@@ -168,7 +168,7 @@ def interpolating(nodes: Sequence[float], integral: Integral) -> tuple[float, ..
 
 def _lagrange(nodes: Sequence[float], j: int, u: float) -> float:
     """ℓ_j(u) = Π_{i≠j} (u − u_i)/(u_j − u_i)."""
-    return math.prod((u - node) / (nodes[j] - node) for i, node in enumerate(nodes) if i != j)
+    return math.prod(((u - node) / (nodes[j] - node) for i, node in enumerate(nodes) if i != j), start=1.0)
 
 
 def verified(

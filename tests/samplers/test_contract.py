@@ -15,9 +15,12 @@ from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Path
 from scorefield.samplers import (
     DDIM,
+    PNDM,
     SAMPLERS,
+    AdamsBashforth,
     Ancestral,
     AnnealedLangevin,
+    DPMSolverMultistep,
     EulerMaruyama,
     Heun,
     Karras,
@@ -27,6 +30,7 @@ from scorefield.samplers import (
     PredictorCorrector,
     Sampler,
     State,
+    UniPC,
 )
 from scorefield.samplers.base import Memoryless
 from scorefield.streams import SampleStreams
@@ -41,12 +45,16 @@ VARIANTS: dict[str, Sampler] = {cls.__name__: cls() for cls in SAMPLERS} | {  # 
     "PredictorCorrector-annealed": PredictorCorrector(predictor="euler-maruyama", corrector="annealed-langevin"),
     "Corrector": PredictorCorrector(predictor="none"),
     "Predictor": PredictorCorrector(corrector="none"),
+    "DPMSolverMultistep-stochastic": DPMSolverMultistep(order=3, stochastic=True),
+    "UniPC-noise": UniPC(order=3, prediction="noise", variant="bh1"),
+    "AdamsBashforth-data": AdamsBashforth(order=4, quantity="data", variable="log-snr"),
+    "AdamsBashforth-straight": AdamsBashforth(order=2, quantity="straight"),
 }
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
 MEMORYLESS = {name: sampler for name, sampler in VARIANTS.items() if isinstance(sampler, Memoryless)}
-WANDERERS: tuple[type[Sampler], ...] = (AnnealedLangevin, Langevin)
+WANDERERS: tuple[type[Sampler], ...] = (AnnealedLangevin, Langevin, PNDM)
 """Samplers that yield more than one state for a step of the grid, or states between its times."""
 
 memoryless_sampler = pytest.mark.parametrize("sampler", MEMORYLESS.values(), ids=MEMORYLESS)

@@ -26,9 +26,9 @@ from torch import Tensor
 BUDGETS = (4, 5, 8, 10, 15, 20, 35, 50, 100)
 PROJECTIONS = 64
 MOST_OF_A_NETWORK = 50
-SCREENED, KEPT, KEPT_LATE = 4, 14, 4
-"""On a network, whose every evaluation costs: how many noises choose the settings that go on, by 5 and 10 evaluations; how
-many of a library's do; and how many of those above 20 evaluations."""
+SCREENING, SCREENED, KEPT, KEPT_LATE = 8, 4, 8, 3
+"""On a network, whose every evaluation costs: by how many evaluations of how many noises the settings are chosen that go on;
+how many of a library's do; and how many of those above 20 evaluations."""
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ def survey(
     budgets = [budget for budget in budgets if not (problem.is_network and budget > MOST_OF_A_NETWORK)]
     if not problem.is_network or len(settings) <= KEPT:
         return taken(problem, settings, budgets)
-    screening = [budget for budget in budgets if budget in (5, 10)] or list(budgets[:1])
+    screening = [SCREENING]
     kept = _best(settings, taken(problem.first(SCREENED), settings, screening), screening, KEPT)
     early, late = [budget for budget in budgets if budget <= 20], [budget for budget in budgets if budget > 20]
     rows = taken(problem, kept, early)

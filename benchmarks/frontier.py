@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path as File
+from statistics import fmean
 from typing import Any
 
 import frontier_diffusers
@@ -211,6 +213,44 @@ def bars(found: Sequence[Problem], rows: Sequence[Row], budgets: Sequence[int]) 
     return "\n".join(lines)
 
 
+def steady_table(found: Sequence[Problem], rows: Sequence[Row], budgets: Sequence[int]) -> str:
+    """Markdown: single settings over all problems, by the geometric mean of their ratio to each problem's best peer."""
+    lines = [
+        "### One setting for everything",
+        "",
+        "Geometric mean, and in brackets the worst, of the ratio to each problem's best peer in hindsight.",
+        "",
+        "| evaluations | steadiest peer | 2nd | 3rd | ours, default | ours, steadiest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for budget in budgets:
+        ranked = _ratios(found, rows, budget)
+        ours = [entry for entry in ranked if entry[1].startswith(OURS)]
+        default = [entry for entry in ours if entry[1] == f"{OURS} {frontier_ours.DEFAULTS[0]}"]
+        peers = [entry for entry in ranked if entry not in ours]
+        chosen = [next(iter(entries), None) for entries in (peers, peers[1:], peers[2:], default, ours)]
+        cells = ["–" if entry is None else f"{entry[1]}: {entry[0]:.2f} ({entry[2]:.1f})" for entry in chosen]
+        lines.append(f"| {budget} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _ratios(found: Sequence[Problem], rows: Sequence[Row], budget: int) -> list[tuple[float, str, float]]:
+    """(geometric mean, name, worst) of every setting that was measured on all problems with any peer at this budget."""
+    ratios: dict[str, list[float]] = {}
+    bars = {problem.name: best(at(rows, problem.name, budget, ours=False)) for problem in found}
+    reached = {name: row["rmse"] for name, row in bars.items() if row}
+    for row in rows:
+        kept = row["budget"] == budget and row["evaluations"] <= budget and row["rmse"] is not None
+        if kept and row["problem"] in reached:
+            ratios.setdefault(_name(row), []).append(row["rmse"] / reached[row["problem"]])
+    complete = [
+        (math.exp(fmean(map(math.log, values))), name, max(values))
+        for name, values in ratios.items()
+        if len(values) == len(reached)
+    ]
+    return sorted(complete)
+
+
 # ── the picture ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -310,6 +350,7 @@ def main() -> int:
     rows = measure(settings, found)
     parts = [table(problem, rows, settings.budgets) for problem in found]
     parts += [distribution_table(problem, rows, settings.budgets) for problem in found if problem.draws is not None]
+    parts.append(steady_table([problem for problem in found if not problem.is_network], rows, settings.budgets))
     text = "\n".join(parts)
     print(text)
     (settings.out / "frontier.md").write_text(text)

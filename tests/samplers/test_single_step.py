@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from scorefield.denoisers import Clipped
+from scorefield.denoisers import Clipped, NetworkDenoiser, Noise
+from scorefield.errors import UsageError
 from scorefield.paths import VP, Discrete, Path, Rectified
 from scorefield.samplers import DDIM, Ancestral, Leading, LogSNR, Sampler
+from scorefield.samplers.base import Memoryless
 from tests.worlds import (
     EVERY_PATH,
     Shrinking,
@@ -91,12 +93,43 @@ def test_whole_runs_of_eta_one_and_ancestral_agree() -> None:
 
 @every_path
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=1.0), Ancestral(), Ancestral(variance="large")], ids=repr)
-def test_last_step_is_the_denoisers_answer(path: Path, sampler: Sampler) -> None:
+def test_last_step_is_the_denoisers_answer(path: Path, sampler: Memoryless) -> None:
     """s = 0 ⇒ x = D, without noise, on paths that stop at a small σ too (M25)."""
     x_t = normal(2, 3)
     state = sampler.step(Shrinking(path), x_t, path.t_min, 0.0, None)
     assert torch.equal(state.x, Shrinking(path)(x_t, path.t_min).x0)
     assert not sampler.needs_noise(path, path.t_min, 0.0)
+
+
+def with_variance(x: Tensor, label: Tensor) -> Tensor:
+    """The dummy network with as many channels again, which it reads as 2v − 1."""
+    return torch.cat([dummy_network(x, label), torch.cos(2.1 * x)], dim=1)
+
+
+@every_path
+def test_learned_variance_lies_between_the_two(path: Path) -> None:
+    """Σ = exp(v log β + (1−v) log β̃), each element its own: v = 0 is small, v = 1 large, ½ their geometric mean (M14)."""
+    x_t, z = normal(4, 2, 3), normal(4, 2, 3, seed=1)
+    t, s = path.snap(0.8 * path.t_max), path.snap(0.35 * path.t_max)
+
+    def ended(v: float, variance: str = "learned") -> Tensor:
+        both = torch.full_like(x_t, 2.0 * v - 1.0)
+        network = NetworkDenoiser(
+            lambda x, label: torch.cat([torch.sin(x), both], 1), path, Noise(learned_variance=True)
+        )
+        return Ancestral(variance=variance).step(network, x_t, t, s, z).x
+
+    assert torch.allclose(ended(0.0), ended(0.0, "small"), rtol=1e-10)
+    assert torch.allclose(ended(1.0), ended(0.0, "large"), rtol=1e-10)
+    mean = ended(0.0) - path.posterior(s, t).std * z
+    middle = math.sqrt(path.posterior(s, t).std * path.bridge(s, t).std)
+    assert torch.allclose(ended(0.5), mean + middle * z, rtol=1e-10)
+
+
+def test_learned_variance_of_a_model_that_has_none_is_refused() -> None:
+    """Falling back to another variance without a word would be another sampler than was asked for (M14)."""
+    with pytest.raises(UsageError, match=r"use variance='small' or 'large'.*learned_variance=true"):
+        Ancestral(steps=3, variance="learned").sample(Shrinking(VP()), normal(2, 3), generator=seeded())
 
 
 # ── laws ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,3 +270,19 @@ def test_clipping_is_diffusers_clipping() -> None:
     theirs = peer_states(peer, 100, x_T, generator=seeded(5))
     ours = Ancestral(steps=100, grid=Leading()).sample(Clipped(dummy_denoiser(Discrete())), x_T, generator=seeded(5))
     assert float((ours - theirs[-1]).abs().max()) < 1e-8
+
+
+@pytest.mark.needs("diffusers")
+def test_learned_variance_is_diffusers_learned_range() -> None:
+    """Their `learned_range` with the same network of twice the channels, at all 1000 steps (M14)."""
+    x_T = normal(2, 3, 4)
+    theirs, x = scheduler("DDPMScheduler", variance_type="learned_range"), x_T
+    theirs.set_timesteps(1000)
+    generator, states = seeded(5), []
+    for t in theirs.timesteps.tolist():
+        x = theirs.step(with_variance(x, torch.full((2,), float(t)).double()), t, x, generator=generator).prev_sample
+        states.append(x)
+    denoiser = NetworkDenoiser(with_variance, Discrete(), Noise(label="time", learned_variance=True))
+    ours = Ancestral(variance="learned").trajectory(denoiser, x_T, generator=seeded(5))
+    worst = max(float((state.x - wanted).abs().max()) for state, wanted in zip(ours, states, strict=True))
+    assert worst < 1e-5, worst

@@ -23,6 +23,8 @@ import torch
 from frontier_problems import Counted, Problem
 from torch import Tensor
 
+from scorefield.errors import ScorefieldError
+
 BUDGETS = (4, 5, 8, 10, 15, 20, 35, 50, 100)
 PROJECTIONS = 64
 MOST_OF_A_NETWORK = 50
@@ -85,7 +87,7 @@ def _best(kept: Sequence[Any], rows: Sequence[Row], chosen: Sequence[int], count
         for rank, (_, name) in enumerate(at):
             ranks[name] = min(rank, ranks.get(name, rank))
     best = set(sorted(ranks, key=lambda name: ranks[name])[:count])
-    return [setting for setting in kept if setting.name in best]
+    return [setting for setting in kept if setting.name in best or getattr(setting, "is_kept", False)]
 
 
 def measure(library: str, problem: Problem, setting: Named, run: Run, budget: int) -> Row:
@@ -95,7 +97,15 @@ def measure(library: str, problem: Problem, setting: Named, run: Run, budget: in
     try:
         with torch.no_grad():
             x, failure = run(problem, counted, setting, budget), None
-    except (ValueError, IndexError, ZeroDivisionError, RuntimeError, AssertionError, TypeError) as error:
+    except (
+        ScorefieldError,
+        ValueError,
+        IndexError,
+        ZeroDivisionError,
+        RuntimeError,
+        AssertionError,
+        TypeError,
+    ) as error:
         x, failure = torch.full_like(problem.x_0, torch.nan), f"{type(error).__name__}: {error}"
     row = {
         "problem": problem.name,

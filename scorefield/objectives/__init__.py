@@ -12,6 +12,7 @@ from scorefield.objectives.times import (
     LogNormal,
     LogUniform,
     LossHistory,
+    NoiseLevels,
     TimeSampling,
     Uniform,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "LossHistory",
     "Losses",
     "MinSNR",
+    "NoiseLevels",
     "Objective",
     "Simple",
     "Sliced",

@@ -166,6 +166,32 @@ class LogUniform(TimeSampling):
 
 @final
 @dataclass(frozen=True)
+class NoiseLevels(TimeSampling):
+    """One of L geometric noise levels, all equally often: NCSN's  (M31; Song & Ermon 2019, section 4.2).
+
+    They are where a grid uniform in log-SNR of L questions puts its times, so that a ladder of as many steps asks at these.
+
+    Attributes:
+        count: L.
+    """
+
+    count: int = 10
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.count <= 1_000_000:
+            raise UsageError(f"NoiseLevels needs a count between 2 and 1,000,000, got {self.count}")
+
+    def times(
+        self, path: Path, u: Float[Tensor, " b"], history: LossHistory | None = None
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """λ_k = λ_max + (λ_min − λ_max) k/(L − 1), k = ⌊L u⌋."""
+        high, low = path.log_snr(path.t_min), max(path.log_snr(path.t_max), -10.0)
+        rung = (u * self.count).floor().clamp(0, self.count - 1) / (self.count - 1)
+        return path.time_of(high + (low - high) * rung).clamp(path.t_min, path.t_max), u.new_ones(len(u))
+
+
+@final
+@dataclass(frozen=True)
 class ImportanceSampled(TimeSampling):
     """t with probability ∝ √E[L²] of its stratum, weighted so that the mean stays that of uniform t  (iDDPM, section 3.3).
 
@@ -209,5 +235,12 @@ class ImportanceSampled(TimeSampling):
         return _uniform_times(path, (strata + inside) / self.strata), 1.0 / (self.strata * p[strata])
 
 
-TIME_SAMPLINGS: tuple[type[TimeSampling], ...] = (Uniform, LogNormal, LogitNormal, LogUniform, ImportanceSampled)
+TIME_SAMPLINGS: tuple[type[TimeSampling], ...] = (
+    Uniform,
+    LogNormal,
+    LogitNormal,
+    LogUniform,
+    NoiseLevels,
+    ImportanceSampled,
+)
 """Every public law of training times; the contract tests run over this list."""

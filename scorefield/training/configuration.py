@@ -12,13 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scorefield.denoisers.parameterisations import (
-    Energy,
-    Noise,
-    Parameterisation,
-    Preconditioned,
-    RectifiedVelocity,
-)
+from scorefield.denoisers.parameterisations import Energy, Noise, Parameterisation, Preconditioned, RectifiedVelocity
 from scorefield.errors import UsageError, unknown_name
 from scorefield.model_config import KINDS, NetworkSpec, require_buildable, with_objective_kind
 from scorefield.networks.specs import UNetSpec
@@ -30,11 +24,12 @@ from scorefield.objectives import (
     Hybrid,
     LogitNormal,
     LogNormal,
+    NoiseLevels,
     Objective,
 )
-from scorefield.paths import EDM, Discrete, Path, Rectified
+from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified, SubVP
 from scorefield.records import by_kind, field_types, from_plain, to_plain
-from scorefield.samplers import Ancestral, Heun, Linear, Sampler
+from scorefield.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Heun, Linear, PredictorCorrector, Sampler
 
 _LONGEST_VALUE = 100_000
 
@@ -151,7 +146,8 @@ class RunConfig:
         data: how the data are read.
         path, parameterisation, network, objective: the score model and how it is fitted; a network of None is chosen by shape.
         measure: whether noise levels are measured in the data's own: σ_data is then theirs, and the levels of the path EDM and
-            of the law LogNormal, which are meant for data of σ_data = 0.5, are scaled with it.
+            of the law LogNormal, which are meant for data of σ_data = 0.5, are scaled with it. On the path VE the law NoiseLevels gets
+            NCSNv2's choices: σ_max, how many levels, and as many steps of AnnealedLangevin.
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
@@ -325,7 +321,69 @@ def _flow() -> RunConfig:
     )
 
 
-PRESETS = {"default": RunConfig, "ddpm": _ddpm, "iddpm": _iddpm, "edm": _edm, "flow": _flow}
+def _paper(preset: str, path: Path, sampler: Sampler, halving: float, **settings: Any) -> RunConfig:
+    """ε, L_simple (λ = σ²) and Adam on a path, with the average's half-life in steps; batches of 128."""
+    adam: dict[str, Any] = {"kind": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.0, "decay": "constant"}
+    return RunConfig(
+        preset=preset,
+        path=path,
+        parameterisation=Noise(label="log-sigma" if isinstance(path, VE) else "time"),
+        objective=settings.pop("objective", Denoising()),
+        measure=settings.pop("measure", False),
+        centre=False,
+        optimiser=OptimiserConfig(**(adam | {"learning_rate": 2e-4, "warmup": 5000, "clip": 1.0} | settings)),
+        average=AverageConfig("constant", halving),
+        sampler=sampler,
+        guidance=1.0,
+        batch=128,
+    )
+
+
+def _ncsn() -> RunConfig:
+    """Song & Ermon 2019: ten levels from 1 to 0.01, λ = σ², Adam at 1e-3, no average; 100 Langevin steps a level, ϵ = 2e-5.
+
+    The paper's data are in [0, 1]; integers are in [−1, 1] here, for which the same noise is sigma_max=2, sigma_min=0.02 of the
+    path and epsilon=8e-5 of the sampler.
+    """
+    levels, sampler = Denoising(times=NoiseLevels(count=10)), AnnealedLangevin(10, epsilon=2e-5, denoise=False)
+    adam = {"learning_rate": 1e-3, "warmup": 0, "clip": 1e9}
+    return _paper("ncsn", VE(sigma_max=1.0), sampler, 1e-3, objective=levels, **adam)
+
+
+def _ncsnv2() -> RunConfig:
+    """Song & Ermon 2020: σ_max, the levels and ϵ from the data (M34), Adam at 1e-4, EMA of 0.999, 5 steps a level, denoised."""
+    levels, sampler = Denoising(times=NoiseLevels(count=232)), AnnealedLangevin(232, inner_steps=5)
+    adam = {"learning_rate": 1e-4, "warmup": 0, "clip": 1e9}
+    return _paper("ncsnv2", VE(), sampler, 692.8, objective=levels, measure=True, **adam)
+
+
+def _ve() -> RunConfig:
+    """Song et al. 2021, VE: σ from 0.01 to 50, Adam at 2e-4, EMA of 0.999; reverse diffusion and Langevin, r = 0.16."""
+    return _paper("ve", VE(), PredictorCorrector(), 692.8)
+
+
+def _vp() -> RunConfig:
+    """Song et al. 2021, VP: β from 0.1 to 20 in continuous time, Adam at 2e-4, EMA of 0.9999; Euler–Maruyama."""
+    return _paper("vp", VP(), EulerMaruyama(), 6931.0)
+
+
+def _subvp() -> RunConfig:
+    """Song et al. 2021, sub-VP: as `vp`, with less noise on the way."""
+    return _paper("subvp", SubVP(), EulerMaruyama(), 6931.0)
+
+
+PRESETS = {
+    "default": RunConfig,
+    "ddpm": _ddpm,
+    "iddpm": _iddpm,
+    "edm": _edm,
+    "flow": _flow,
+    "ncsn": _ncsn,
+    "ncsnv2": _ncsnv2,
+    "ve": _ve,
+    "vp": _vp,
+    "subvp": _subvp,
+}
 """Each preset's configuration, by name."""
 
 

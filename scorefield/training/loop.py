@@ -36,7 +36,7 @@ from scorefield.training.interrupts import Interrupt, watched
 from scorefield.training.journal import Clock, Journal, Tally, opened, seconds_until
 from scorefield.training.processes import World, choose_device, joined
 from scorefield.training.run_folder import RunFolder
-from scorefield.training.settling import Surroundings, resolved
+from scorefield.training.settling import Surroundings, on_its_ladder, resolved
 from scorefield.training.trainer import Trainer
 
 _MOST_BAD_IN_1000 = 10
@@ -258,7 +258,7 @@ def _agreed(config: RunConfig, found: DataReport, run: RunFolder, world: World, 
         stored = read_json(path)
         _require_same(read_configuration(stored["requested"]), config, stored["data"], found, run)
         settled = read_configuration(stored["resolved"])
-        settled = replace(settled, **{name: getattr(config, name) for name in FREE_TO_CHANGE})
+        settled = on_its_ladder(replace(settled, **{name: getattr(config, name) for name in FREE_TO_CHANGE}))
         _warn_of_other_machine(stored, world)
     else:
         precision = _fastest_precision(config, device)
@@ -288,8 +288,8 @@ def _fastest_precision(config: RunConfig, device: torch.device) -> str:
 
 
 def _surroundings(found: DataReport, precision: str) -> Surroundings:
-    levels = found.representation.levels
-    return Surroundings(found.shape, found.sigma_data, found.sigma_data_by_channel, precision, levels)
+    sigmas, levels = (found.sigma_data, found.sigma_data_by_channel), found.representation.levels
+    return Surroundings(found.shape, *sigmas, precision, levels, found.sigma_max)
 
 
 def _require_same(before: RunConfig, now: RunConfig, data: Any, found: DataReport, run: RunFolder) -> None:

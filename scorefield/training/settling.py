@@ -9,8 +9,10 @@ from typing import Any
 from scorefield.denoisers.parameterisations import Energy, Preconditioned
 from scorefield.errors import UsageError
 from scorefield.networks.specs import MLPSpec, default_network
-from scorefield.objectives import EDMWeighting, Hybrid, LogNormal, Objective, Variational
-from scorefield.paths import EDM
+from scorefield.objectives import EDMWeighting, Hybrid, LogNormal, NoiseLevels, Objective, Variational
+from scorefield.paths import EDM, VE
+from scorefield.samplers import AnnealedLangevin
+from scorefield.samplers.noise_levels import level_count
 from scorefield.training.configuration import EDM_SIGMA_DATA, RunConfig
 
 
@@ -24,6 +26,7 @@ class Surroundings:
         sigma_by_channel: the same about each channel's own mean.
         precision: the fastest number format here.
         levels: how many values the data have between −1 and 1; None for continuous data.
+        largest_distance: of two examples, in model space.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +34,7 @@ class Surroundings:
     sigma_by_channel: tuple[float, ...]
     precision: str
     levels: int | None = None
+    largest_distance: float = 50.0
 
     def sigma_about(self, channel_means: bool) -> float:
         """σ_data about the channels' own means, or about the one mean of all."""
@@ -61,7 +65,7 @@ def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
         precision=fastest if config.precision == "auto" else config.precision,
         objective=_of_levels(config.objective, found.levels),
     )
-    return measured(settled, sigma_data)
+    return on_its_ladder(_with_levels(measured(settled, sigma_data), found))
 
 
 def _of_levels(objective: Objective, levels: int | None) -> Objective:
@@ -93,3 +97,22 @@ def _measured_objective(objective: Any, sigma_data: float, ratio: float) -> Any:
     if isinstance(times, LogNormal):
         objective = replace(objective, times=replace(times, mean=times.mean + math.log(ratio)))
     return objective
+
+
+def _with_levels(config: RunConfig, found: Surroundings) -> RunConfig:
+    """σ_max is the data's largest distance, and the levels are as many as their dimension needs, where they are measured  (M34)."""
+    path, times = config.path, config.objective.times
+    if not (config.measure and isinstance(path, VE) and isinstance(times, NoiseLevels)):
+        return config
+    path = replace(path, sigma_max=max(found.largest_distance, 2.0 * path.sigma_min))
+    count = level_count(path.sigma_min, path.sigma_max, math.prod(found.shape))
+    objective: Any = config.objective
+    return replace(config, path=path, objective=replace(objective, times=replace(times, count=count)))
+
+
+def on_its_ladder(config: RunConfig) -> RunConfig:
+    """The configuration with a ladder's sampler at the levels that it trains, where these are measured  (M34)."""
+    sampler, times = config.sampler, config.objective.times
+    if config.measure and isinstance(times, NoiseLevels) and isinstance(sampler, AnnealedLangevin):
+        return replace(config, sampler=replace(sampler, steps=times.count))
+    return config

@@ -17,10 +17,12 @@ from scorefield.objectives import (
     LogNormal,
     LogUniform,
     LossHistory,
+    NoiseLevels,
     TimeSampling,
     Uniform,
 )
-from scorefield.paths import EDM, VP, Discrete, Path, Rectified
+from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified
+from scorefield.samplers import LogSNR
 from tests.worlds import EVERY_PATH, assert_mean, float64, seeded
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
@@ -121,6 +123,17 @@ def test_every_stratified_number_is_uniform_alone() -> None:
     assert_mean(spread.square(), 1.0 / 3.0)
 
 
+@pytest.mark.parametrize("path", [VE(sigma_max=1.0), EDM(), VP()], ids=repr)
+def test_levels_are_a_ladders_and_equally_likely(path: Path) -> None:
+    """NCSN trains at the levels that its sampler walks down: the grid uniform in log-SNR, each as often (M31)."""
+    t, importance = NoiseLevels(count=8).times(path, even(8_000))
+    rungs, counts = t.unique(return_counts=True)
+    assert bool((counts == 1000).all())
+    assert bool((importance == 1.0).all())
+    wanted = float64(LogSNR().times(path, 8)[:-1]).flip(0)
+    assert torch.allclose(path.log_snr(rungs), path.log_snr(wanted), rtol=1e-6, atol=1e-9)
+
+
 # ── importance sampling ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -189,6 +202,7 @@ def test_stratum_is_found_again(path: Path) -> None:
         (lambda: LogNormal(mean=math.nan), "mean=nan"),
         (lambda: ImportanceSampled(strata=1), "strata=1"),
         (lambda: ImportanceSampled(depth=0), "depth=0"),
+        (lambda: NoiseLevels(count=1), "between 2 and"),
     ],
 )
 def test_impossible_laws_are_refused(build: Callable[[], TimeSampling], said: str) -> None:

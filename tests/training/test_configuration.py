@@ -13,10 +13,20 @@ from scorefield.denoisers import PARAMETERISATIONS, Preconditioned, RectifiedVel
 from scorefield.errors import UsageError
 from scorefield.model_config import KINDS
 from scorefield.networks import NETWORKS, MLPSpec, UNetSpec
-from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Hybrid, ImportanceSampled, Objective, Variational
-from scorefield.paths import EDM, PATHS, VP, Discrete, Rectified
+from scorefield.objectives import (
+    TIME_SAMPLINGS,
+    WEIGHTINGS,
+    Denoising,
+    Hybrid,
+    ImportanceSampled,
+    NoiseLevels,
+    Objective,
+    Simple,
+    Variational,
+)
+from scorefield.paths import EDM, PATHS, VE, VP, Discrete, Rectified, SubVP
 from scorefield.records import kind_of, to_plain
-from scorefield.samplers import GRIDS, SAMPLERS, Heun
+from scorefield.samplers import GRIDS, SAMPLERS, AnnealedLangevin, EulerMaruyama, Heun, PredictorCorrector
 from scorefield.training.configuration import (
     PRESETS,
     AverageConfig,
@@ -28,7 +38,7 @@ from scorefield.training.configuration import (
     parse_settings,
     read_configuration,
 )
-from scorefield.training.settling import Surroundings, resolved
+from scorefield.training.settling import Surroundings, on_its_ladder, resolved
 
 CHOICES = {
     "path": PATHS,
@@ -82,6 +92,47 @@ def test_presets_are_their_papers() -> None:
     assert ddpm.optimiser.learning_rate == 2e-4 and ddpm.sampler.steps == 1000
     assert math.exp(-math.log(2) / ddpm.average.width) == pytest.approx(0.9999, abs=1e-8)
     assert edm.path == EDM(0.002, 80.0) and edm.sampler == Heun(steps=18)
+
+
+def test_score_matching_presets_are_their_papers() -> None:
+    """Song & Ermon 2019, section 5; 2020, appendix B; Song et al. 2021, appendix C: levels, steps, averages, learning rates."""
+    ncsn, ncsnv2 = configure("ncsn"), configure("ncsnv2")
+    assert ncsn.path == VE(0.01, 1.0)
+    assert ncsn.objective == Denoising(Simple(), NoiseLevels(count=10))
+    assert ncsn.sampler == AnnealedLangevin(10, inner_steps=100, epsilon=2e-5, denoise=False)
+    assert (ncsn.optimiser.learning_rate, ncsnv2.optimiser.learning_rate) == (1e-3, 1e-4)
+    assert isinstance(ncsnv2.sampler, AnnealedLangevin)
+    assert ncsnv2.sampler.inner_steps == 5 and ncsnv2.sampler.relative_step(ncsnv2.path) * 1e-4 == pytest.approx(
+        6.2e-6, rel=0.03
+    )
+    ve, vp, subvp = configure("ve"), configure("vp"), configure("subvp")
+    assert ve.sampler == PredictorCorrector(1000, predictor="reverse-diffusion", corrector="langevin", snr=0.16)
+    assert vp.sampler == subvp.sampler == EulerMaruyama(1000)
+    assert (ve.path, vp.path, subvp.path) == (VE(0.01, 50.0), VP(0.1, 20.0), SubVP(0.1, 20.0))
+    for preset, decay in ((ncsnv2, 0.999), (ve, 0.999), (vp, 0.9999), (subvp, 0.9999)):
+        assert math.exp(-math.log(2) / preset.average.width) == pytest.approx(decay, abs=1e-6)
+        assert preset.batch == 128
+
+
+def test_ncsnv2_takes_its_levels_from_the_data() -> None:
+    """σ_max is the largest distance, and as many levels are trained and sampled as the dimension asks for (M34)."""
+    found = replace(IMAGES, shape=(3, 32, 32), largest_distance=50.0)
+    config = resolved(configure("ncsnv2"), found)
+    assert config.path == VE(0.01, 50.0)
+    assert isinstance(config.objective, Denoising) and isinstance(config.objective.times, NoiseLevels)
+    assert 210 < config.objective.times.count < 240
+    assert config.sampler == replace(configure("ncsnv2").sampler, steps=config.objective.times.count)
+    kept = resolved(configure("ncsnv2", {"measure": False}), found)
+    assert kept.objective == configure("ncsnv2").objective and kept.path == VE()
+    assert resolved(configure("ncsn"), found).sampler == configure("ncsn").sampler
+
+
+def test_a_ladder_is_still_the_measured_one_when_a_run_is_resumed() -> None:
+    """The sampler is free to change, and comes from the request again: its levels are those that the network knows (M34)."""
+    settled = resolved(configure("ncsnv2"), replace(IMAGES, largest_distance=20.0))
+    assert on_its_ladder(replace(settled, sampler=configure("ncsnv2").sampler)) == settled
+    other = replace(settled, sampler=Heun())
+    assert on_its_ladder(other) == other
 
 
 def test_iddpm_and_flow_are_their_papers() -> None:

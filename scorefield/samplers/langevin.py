@@ -44,6 +44,8 @@ def moved(row: Row, x: Float[Tensor, "b *d"], x_0: Float[Tensor, "b *d"], noise:
 class Langevin(Sampler):
     """A Langevin chain at one time t, for p_t(x); then one deterministic step to the end, which at data is D  (M32).
 
+    The order is that of the unadjusted chain's law in ε.
+
     With `metropolis` a state's `info` has `accepted` (b,) of its last move, and `acceptance` (b,), the share so far.
 
     Attributes:
@@ -192,6 +194,8 @@ def _denoised(path: Path, x: Tensor, x_0: Tensor, t: float, s: float) -> Tensor:
 @dataclass(frozen=True)
 class AnnealedLangevin(Sampler):
     """NCSN's sampler: T Langevin steps at each of L levels, from the noisiest down; NCSNv2's last denoising step  (M33).
+
+    The order is that of its law in ϵ.
 
     Every move is a state, at its level's time. The step a = ϵ σ²/σ_min² is as the authors' code has it; algorithm 1 of NCSN
     as printed writes a/2 for a.

@@ -70,6 +70,8 @@ def _kept(path: Path, t: float, s: float) -> float:
 class PredictorCorrector(Sampler):
     """Any predictor with any corrector  (M38, M39; Song et al. 2021, algorithms 1–5).
 
+    The order is the predictor's; a corrector's own bias is O(r²), however many the steps.
+
     Attributes:
         steps: K.
         grid: the times.

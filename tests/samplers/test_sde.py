@@ -259,6 +259,21 @@ def test_a_corrector_alone_keeps_the_law_up_to_its_step(path: Path) -> None:
     assert abs(math.log2(coarse / fine) - 2.0) < 0.25, (coarse, fine)
 
 
+def test_norms_of_one_sample_do_in_many_dimensions_and_not_in_two() -> None:
+    """A step that depends on x bends the law: by a part in D, so that pictures do not feel it and points do (M39)."""
+    path = VP()
+    t = path.time_of(0.0)
+    mean, std = true_law(path, t)
+    off = {}
+    for dimension in (2, 768):
+        x = mean + std * normal(3_000 // dimension + 4, dimension, seed=1)
+        sampler = PredictorCorrector(1, Linear(), predictor="none", corrector_steps=150)
+        end = sampler.sample(Line(path), x, generator=seeded(2), start=t, end=0.999 * t)
+        off[dimension] = float((end - mean).square().mean().sqrt()) / std - 1.0
+    assert abs(off[768]) < 0.03, off
+    assert abs(off[2]) > 0.1, off
+
+
 def test_sample_does_not_depend_on_its_neighbours() -> None:
     """The authors' norms are means over the batch; ours are each sample's own, so that a picture is its seed's alone (M39)."""
     x = SampleStreams.numbered(9, 0, 5).normal(torch.zeros(5, 12, dtype=torch.float64), 0)

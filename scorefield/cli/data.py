@@ -32,7 +32,7 @@ class DataCommand(Command):
     def run(self) -> int:
         """Open, measure, print."""
         from scorefield.data import open_data, report
-        from scorefield.training.configuration import DataConfig
+        from scorefield.training.options import DataConfig
 
         DataConfig(size=self.size, layout=self.layout)  # checks them, whatever the data
         found = report(open_data(self.data, size=self.size, layout=self.layout, skip_bad=self.skip_bad))

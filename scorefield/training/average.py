@@ -14,7 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from scorefield.training.configuration import AverageConfig
+from scorefield.training.options import AverageConfig
 
 
 class Average:

@@ -6,7 +6,6 @@ Presets are whole papers; the default is what measures best. Every value can be 
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,111 +29,12 @@ from scorefield.objectives import (
 from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified, SubVP
 from scorefield.records import by_kind, field_types, from_plain, to_plain
 from scorefield.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Heun, Linear, PredictorCorrector, Sampler
+from scorefield.training.options import AverageConfig, DataConfig, OptimiserConfig, require
 
 _LONGEST_VALUE = 100_000
 
 EDM_SIGMA_DATA = 0.5
 """The σ_data that EDM's noise levels are meant for (Karras et al. 2022, table 1)."""
-
-
-def _require(holds: bool, name: str, wants: str, got: object) -> None:
-    if not holds:
-        raise UsageError(f"{name} must be {wants}, got {got}")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How the data are read.
-
-    Attributes:
-        size: side (or height, width) that images are scaled and cropped to; None keeps theirs, which must then agree.
-        layout: `channels-first`, `channels-last` or `no-channels`, for arrays that can be read in more than one way.
-        flip: whether images are mirrored at random, left to right.
-        labels: whether class labels are used where the data have them.
-        skip_bad: whether to go on when more than 1 % of the files cannot be read.
-    """
-
-    size: int | tuple[int, ...] | None = None
-    layout: str | None = None
-    flip: bool = False
-    labels: bool = True
-    skip_bad: bool = False
-
-    def __post_init__(self) -> None:
-        sides = (self.size,) if isinstance(self.size, int) else self.size or ()
-        _require(all(1 <= side <= 8192 for side in sides), "data.size", "between 1 and 8192 a side", self.size)
-        _require(
-            self.layout in (None, "channels-first", "channels-last", "no-channels"),
-            "data.layout",
-            "channels-first, channels-last or no-channels",
-            self.layout,
-        )
-
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """Muon for the hidden matrices and Adam for the rest, or AdamW for all; warm-up, then a decaying learning rate.
-
-    Attributes:
-        kind: `muon`, `adamw`, or `auto`: Muon for networks of convolutions, whose step costs much more than orthogonalising does.
-        learning_rate: the peak.
-        betas: Adam's decay rates of the moments.
-        weight_decay: decoupled weight decay.
-        warmup: steps of linear warm-up.
-        decay: `cosine` or `linear` to zero at the end of the run, or `constant`.
-        clip: the gradient's norm is held to this.
-    """
-
-    kind: str = "auto"
-    learning_rate: float = 1.2e-3
-    betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup: int = 50
-    decay: str = "cosine"
-    clip: float = 10.0
-
-    def __post_init__(self) -> None:
-        _require(self.kind in ("auto", "muon", "adamw"), "optimiser.kind", "auto, muon or adamw", self.kind)
-        _require(0.0 < self.learning_rate <= 1e6, "optimiser.learning_rate", "a positive number", self.learning_rate)
-        _require(
-            len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas),
-            "optimiser.betas",
-            "two numbers in [0, 1)",
-            self.betas,
-        )
-        _require(0.0 <= self.weight_decay <= 1.0, "optimiser.weight_decay", "between 0 and 1", self.weight_decay)
-        _require(0 <= self.warmup <= 10**9, "optimiser.warmup", "a number of steps", self.warmup)
-        _require(
-            self.decay in ("cosine", "linear", "constant"), "optimiser.decay", "cosine, linear or constant", self.decay
-        )
-        _require(self.clip > 0.0, "optimiser.clip", "positive", self.clip)
-
-    def factor(self, step: int, progress: float) -> float:
-        """The share of the peak learning rate at a step (from 1) and a progress through the run (0 to 1)."""
-        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
-        progress = min(max(progress, 0.0), 1.0)
-        falls = {"cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "linear": 1.0 - progress, "constant": 1.0}
-        return warm * falls[self.decay]
-
-
-@dataclass(frozen=True)
-class AverageConfig:
-    """The exponential moving average of the weights that sampling uses.
-
-    Attributes:
-        profile: `power`, whose memory is a fixed share of the run so far (Karras et al. 2024), or `constant`.
-        width: for `power` the share, as the relative standard deviation σ_rel of its window; for `constant` its half-life in steps.
-    """
-
-    profile: str = "power"
-    width: float = 0.075
-
-    def __post_init__(self) -> None:
-        _require(self.profile in ("power", "constant"), "average.profile", "power or constant", self.profile)
-        limit = 0.28 if self.profile == "power" else 1e9
-        _require(
-            0.0 < self.width <= limit, "average.width", f"in (0, {limit:g}] for the profile {self.profile}", self.width
-        )
 
 
 @dataclass(frozen=True)
@@ -198,21 +98,25 @@ class RunConfig:
             require_buildable(self.network, (1,))  # the least it can be: the data's shape is not known yet
         self.objective.require_fit(self.path, self.parameterisation)
         self._check_derivatives()
+        if getattr(self.sampler, "variance", None) == "learned" and not self.parameterisation.learned_variance:
+            raise UsageError(
+                "the sampler asks for a learned variance, and the parameterisation has none; set sampler.variance=small or parameterisation.learned_variance=true"
+            )
         # What could not be drawn from is refused now, not at the first preview.
         self.parameterisation.coefficients(self.path, self.path.t_max)
         self.sampler.times(self.path)
-        _require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
-        _require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
-        _require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
-        _require(
+        require(self.batch is None or 1 <= self.batch <= 2**20, "batch", "between 1 and 1048576", self.batch)
+        require(1 <= self.accumulate <= 2**20, "accumulate", "at least 1", self.accumulate)
+        require(0.0 <= self.label_dropout <= 1.0, "label_dropout", "between 0 and 1", self.label_dropout)
+        require(
             self.precision in ("auto", "float32", "bfloat16"), "precision", "auto, float32 or bfloat16", self.precision
         )
-        _require(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 − 1", self.seed)
-        _require(1 <= self.steps <= 10**12, "steps", "at least 1", self.steps)
-        _require(self.minutes is None or 0.0 < self.minutes <= 1e7, "minutes", "a positive number", self.minutes)
-        _require(self.save_every >= 1, "save_every", "at least 1", self.save_every)
-        _require(self.log_every >= 1, "log_every", "at least 1", self.log_every)
-        _require(0 <= self.previews <= 10_000, "previews", "between 0 and 10000", self.previews)
+        require(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 − 1", self.seed)
+        require(1 <= self.steps <= 10**12, "steps", "at least 1", self.steps)
+        require(self.minutes is None or 0.0 < self.minutes <= 1e7, "minutes", "a positive number", self.minutes)
+        require(self.save_every >= 1, "save_every", "at least 1", self.save_every)
+        require(self.log_every >= 1, "log_every", "at least 1", self.log_every)
+        require(0 <= self.previews <= 10_000, "previews", "between 0 and 10000", self.previews)
 
     def _check_derivatives(self) -> None:
         """Refuse what an objective or an energy that differentiates the network cannot be trained with."""
@@ -295,7 +199,7 @@ def _iddpm() -> RunConfig:
             "adamw", 1e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0, decay="constant", clip=1.0
         ),
         average=AverageConfig("constant", 6931.0),
-        sampler=Ancestral(steps=250),
+        sampler=Ancestral(steps=250, variance="learned"),
         clip=True,
         guidance=1.0,
         batch=128,

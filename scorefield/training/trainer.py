@@ -16,8 +16,9 @@ from scorefield.model_config import ModelConfig
 from scorefield.objectives import ImportanceSampled, LossHistory
 from scorefield.training.average import Average
 from scorefield.training.batches import Batch, mixed
-from scorefield.training.configuration import OptimiserConfig, RunConfig
+from scorefield.training.configuration import RunConfig
 from scorefield.training.optimisers import Muon, parameter_groups
+from scorefield.training.options import OptimiserConfig
 from scorefield.training.processes import World
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scorefield.training.average import Average, power_exponent
-from scorefield.training.configuration import AverageConfig
+from scorefield.training.options import AverageConfig
 
 
 def averaged(config: AverageConfig, values: list[float]) -> float:

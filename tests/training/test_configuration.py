@@ -29,15 +29,13 @@ from scorefield.records import kind_of, to_plain
 from scorefield.samplers import GRIDS, SAMPLERS, AnnealedLangevin, EulerMaruyama, Heun, PredictorCorrector
 from scorefield.training.configuration import (
     PRESETS,
-    AverageConfig,
-    DataConfig,
-    OptimiserConfig,
     RunConfig,
     changes,
     configure,
     parse_settings,
     read_configuration,
 )
+from scorefield.training.options import AverageConfig, DataConfig, OptimiserConfig
 from scorefield.training.settling import Surroundings, on_its_ladder, resolved
 
 CHOICES = {
@@ -59,7 +57,7 @@ def companions(preset: str, name: str, kind: str) -> dict[str, Any]:
     if (
         preset == "iddpm" and name != "objective"
     ):  # its own asks for a chain and a learned variance, and has no weighting
-        needed |= {"objective": "denoising"}
+        needed |= {"objective": "denoising", "sampler": "ancestral"}
     if kind in ("rectified", "vpcosine"):  # at α = 0 a network that predicts the noise says nothing of the data
         needed |= {"parameterisation": "velocity"}
     if preset == "flow" and name == "parameterisation":
@@ -168,6 +166,7 @@ def test_a_run_from_before_objectives_had_kinds_is_read() -> None:
     [
         ({"objective": "hybrid"}, "path=discrete"),
         ({"objective": "hybrid", "path": "discrete"}, "parameterisation.learned_variance=true"),
+        ({"sampler": "ancestral", "sampler.variance": "learned"}, "sampler.variance=small"),
         ({"objective": "sliced", "compile": True}, "leave compile out"),
         ({"parameterisation": "energy", "compile": True}, "leave compile out"),
         ({"objective": "implicit", "precision": "bfloat16"}, "precision=float32"),

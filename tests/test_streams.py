@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorefield.streams import BatchStream, SampleStreams, _mix, noise_source
+from scorefield.errors import UsageError
+from scorefield.streams import BatchStream, BrownianPath, SampleStreams, _mix, noise_source
 from tests.worlds import RANKS, seeded
 
 MASK = 2**64 - 1
@@ -154,3 +155,21 @@ def test_every_kind_of_generator_becomes_a_source() -> None:
     assert noise_source(streams) is streams
     assert isinstance(noise_source(seeded()), BatchStream)
     assert noise_source(None) is None
+
+
+def test_a_brownian_path_is_one_path_in_steps_of_any_length() -> None:
+    """W at the end is the same whatever the stride, and a draw is standard normal: √K times it is the sum of K increments."""
+    increments = torch.randn(12, 5, 2, generator=seeded(), dtype=torch.float64)
+    like = torch.zeros(5, 2)
+    for stride in (1, 2, 3, 12):
+        source = BrownianPath(increments, stride)
+        draws = [source.normal(like, draw) for draw in range(1, 12 // stride + 1)]
+        assert draws[0].dtype == torch.float32
+        assert torch.allclose(sum(draws) * math.sqrt(stride), increments.sum(0).float(), atol=1e-5)  # type: ignore[arg-type]
+    assert torch.equal(BrownianPath(increments).normal(increments[0], 7), increments[6])
+
+
+def test_the_end_of_a_brownian_path_is_refused_with_the_fix() -> None:
+    """A shorter sum for the last step would be less noise than the step asks for."""
+    with pytest.raises(UsageError, match="2 draws of 3 increments, and draw 3 was asked for; make it longer"):
+        BrownianPath(torch.zeros(8, 1, 1), 3).normal(torch.zeros(1, 1), 3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scorefield.denoisers import EnergyDenoiser, Prediction
+from scorefield.denoisers import Energy, EnergyDenoiser, NetworkEnergy, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VE, VP, Discrete, Path
 from scorefield.samplers import AnnealedLangevin, Langevin, LogSNR, State
@@ -24,7 +24,7 @@ from scorefield.samplers.noise_levels import (
 )
 from scorefield.streams import SampleStreams
 from tests.samplers.impulses import Line, end_law, true_law
-from tests.worlds import EVERY_PATH, Shrinking, mixture, normal, seeded, sliced_wasserstein
+from tests.worlds import EVERY_PATH, RANKS, Shrinking, dummy_network, mixture, normal, seeded, sliced_wasserstein
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 
@@ -181,6 +181,17 @@ def test_an_adjusted_sample_does_not_depend_on_its_batch() -> None:
     together = sampler.sample(mixture(VP()), x, generator=SampleStreams.numbered(9, 0, 5), start=0.4)
     alone = sampler.sample(mixture(VP()), x[3:4], generator=SampleStreams.numbered(9, 3, 1), start=0.4)
     assert torch.allclose(together[3:4], alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", RANKS.values(), ids=RANKS)
+def test_an_adjusted_chain_on_a_network_of_any_rank(shape: tuple[int, ...]) -> None:
+    """In float32 under no_grad, as a trained model is asked: the energies are compared in float64, the samples keep their type."""
+    denoiser = NetworkEnergy(dummy_network, EDM(), Energy())
+    with torch.no_grad():
+        states = chain(Langevin(12, step_size=0.2, metropolis=True), denoiser, normal(6, *shape).float(), 1.0)
+    assert all((state.x.dtype, state.x.shape) == (torch.float32, (6, *shape)) for state in states)
+    assert states[-1].info is not None
+    assert 0.5 < float(states[-1].info["acceptance"].mean()) <= 1.0
 
 
 def test_a_denoiser_without_an_energy_is_refused_with_the_fix() -> None:

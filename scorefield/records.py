@@ -145,7 +145,11 @@ def _coerce_union(options: tuple[Any, ...], value: Any, kinds: Kinds, where: str
 def _coerce_tuple(items: tuple[Any, ...], value: Any, kinds: Kinds, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise UsageError(f"{where} must be a list, got {_shown(value)}; write it as {where}=[1,2]")
-    return tuple(_coerce(items[0], item, kinds, f"{where}[{k}]") for k, item in enumerate(value))
+    wanted = items[:1] * len(value) if items[-1] is Ellipsis else items
+    if len(value) != len(wanted):
+        raise UsageError(f"{where} must have {len(wanted)} items, got {len(value)}")
+    pairs = zip(wanted, value, strict=True)
+    return tuple(_coerce(kind, item, kinds, f"{where}[{k}]") for k, (kind, item) in enumerate(pairs))
 
 
 def _coerce_literal(options: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -138,3 +138,23 @@ def test_kinds_are_lower_case_names_without_what_every_one_of_them_is_called() -
     from scorefield.objectives import EDMWeighting
 
     assert (kind_of(Circle), kind_of(UNetSpec), kind_of(EDMWeighting)) == ("circle", "unet", "edm")
+
+
+@dataclass(frozen=True)
+class Intervals:
+    rows: tuple[tuple[float, int], ...] = ((0.5, 2),)
+
+
+def test_a_tuple_of_several_types_is_read_by_place() -> None:
+    """A whole number in the second place stays one, and a row of another length is refused by its place."""
+    assert from_plain(Intervals, {"rows": [[1, 2], [0.5, 3]]}, {}) == Intervals(((1.0, 2), (0.5, 3)))
+    with pytest.raises(UsageError, match=r"rows\[1\] must have 2 items, got 3"):
+        from_plain(Intervals, {"rows": [[1, 2], [0.5, 3, 4]]}, {})
+    with pytest.raises(UsageError, match=r"rows\[0\]\[1\] must be a whole number"):
+        from_plain(Intervals, {"rows": [[1, 2.5]]}, {})
+
+
+def test_a_kind_where_no_record_may_stand_is_refused() -> None:
+    """`size` is a number, a list or nothing: a mapping that says its kind is none of them."""
+    with pytest.raises(UsageError, match="size must be one of"):
+        from_plain(Drawing, {"shape": "circle", "size": {"kind": "circle"}}, KINDS)

@@ -365,11 +365,10 @@ class PNDM(Sampler):
 @lru_cache(maxsize=256)
 def _pseudo_table(path: Path, times: tuple[float, ...]) -> tuple[tuple[Row, ...], tuple[float, ...]]:
     """The rows, and the times they ask at with the end."""
-    first = node(path, times[0])
-    skipped = 1 if first.alpha < _FAINT * first.sigma else 0
-    rest = table(IPNDM().scheme, path, times[skipped:])
-    steps = len(times) - 1
+    first, steps = node(path, times[0]), len(times) - 1
     warm = min(3, steps - (times[-1] == 0.0))
+    skipped = min(warm, int(first.alpha < _FAINT * first.sigma))
+    rest = table(IPNDM().scheme, path, times[skipped:])
     rows, stages = [], []
     for n, (t, s) in enumerate(pairwise(times[: warm + 1])):
         middle = path.snap(0.5 * (t + s))

@@ -11,6 +11,7 @@ import torch
 from mpmath import mp, mpf
 from torch import Tensor
 
+from scorefield.arithmetic import along_batch
 from scorefield.denoisers import Denoiser, GaussianMixture, NetworkDenoiser, Noise, Prediction
 from scorefield.paths import EDM, PATHS, VE, VP, Discrete, Path, Rectified, SubVP, VPCosine
 
@@ -170,7 +171,7 @@ def dummy_denoiser(path: Path) -> NetworkDenoiser:
 
 @dataclass(frozen=True, eq=False)
 class Shrinking(Denoiser):
-    """D = x_t/(1 + t) at any rank: the cheapest denoiser that depends on everything; it counts and keeps what it is asked."""
+    """D = x_t/(1 + t) at any rank: the cheapest denoiser that depends on everything; it keeps what it is asked, the largest of a batch's times."""
 
     path: Path
     asked: list[float] = field(default_factory=list)
@@ -178,9 +179,9 @@ class Shrinking(Denoiser):
 
     def __call__(self, x_t: Tensor, t: float | Tensor, condition: Any = None) -> Prediction:
         """Predict, and remember the question."""
-        self.asked.append(float(t))
+        self.asked.append(float(t.max()) if isinstance(t, Tensor) else t)
         self.conditions.append(condition)
-        return Prediction(x_t / (1.0 + float(t)), x_t, t, self.path)
+        return Prediction(x_t / (1.0 + along_batch(t, x_t)), x_t, t, self.path)
 
 
 # ── statistics ───────────────────────────────────────────────────────────────────────────────────────────────────────

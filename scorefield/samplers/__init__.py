@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from scorefield.samplers.adaptive import Adaptive
 from scorefield.samplers.base import Sampler, State
-from scorefield.samplers.grids import GRIDS, Grid, Karras, Leading, Linear, LogSNR, Native, Quadratic, Trailing
+from scorefield.samplers.churn import Churn
+from scorefield.samplers.exponential import DPMSolver
+from scorefield.samplers.grids import (
+    GRIDS,
+    Asinh,
+    Grid,
+    Karras,
+    Leading,
+    Levels,
+    Linear,
+    LogSNR,
+    Native,
+    Quadratic,
+    Rational,
+    Trailing,
+    VPTime,
+)
 from scorefield.samplers.langevin import AnnealedLangevin, Langevin
 from scorefield.samplers.multistep import DEIS, IPNDM, LMS, PNDM, AdamsBashforth, DPMSolverMultistep, UniPC
 from scorefield.samplers.ode import Heun
 from scorefield.samplers.predictor_corrector import PredictorCorrector
+from scorefield.samplers.restart import Restart
+from scorefield.samplers.runge_kutta import RungeKutta
 from scorefield.samplers.sde import EulerMaruyama, ReverseDiffusion
 from scorefield.samplers.single_step import DDIM, Ancestral
 
@@ -15,6 +34,11 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     Ancestral,
     DDIM,
     Heun,
+    RungeKutta,
+    DPMSolver,
+    Adaptive,
+    Churn,
+    Restart,
     EulerMaruyama,
     ReverseDiffusion,
     PredictorCorrector,
@@ -32,10 +56,14 @@ SAMPLERS: tuple[type[Sampler], ...] = (
 
 __all__ = [
     "AdamsBashforth",
+    "Adaptive",
     "Ancestral",
     "AnnealedLangevin",
+    "Asinh",
+    "Churn",
     "DDIM",
     "DEIS",
+    "DPMSolver",
     "DPMSolverMultistep",
     "EulerMaruyama",
     "GRIDS",
@@ -46,16 +74,21 @@ __all__ = [
     "LMS",
     "Langevin",
     "Leading",
+    "Levels",
     "Linear",
     "LogSNR",
     "Native",
     "PNDM",
     "PredictorCorrector",
     "Quadratic",
+    "Rational",
+    "Restart",
     "ReverseDiffusion",
+    "RungeKutta",
     "SAMPLERS",
     "Sampler",
     "State",
     "Trailing",
+    "VPTime",
     "UniPC",
 ]

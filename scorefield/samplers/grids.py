@@ -4,7 +4,8 @@ A grid of K steps from `start` to `end` has K + 1 times, t_K = start > … > t_0
 step only takes the denoiser's answer, so the K questions are spread from start to the path's t_min, and 0 follows  (M25).
 
 `Leading`, `Trailing` and `Linear` are the sub-sequences that DDIM and its followers call leading (DDIM's own "linear"),
-trailing and linspace; `Quadratic` is DDIM's, `Karras` EDM's (eq. 5), `LogSNR` DPM-Solver's.
+trailing and linspace; `Quadratic` is DDIM's, `Karras` EDM's (eq. 5), `LogSNR` DPM-Solver's, which others call exponential.
+`Levels` takes σ/α themselves.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from itertools import pairwise
 from typing import final
 
 from scorefield.errors import UsageError
-from scorefield.paths import EDM, VE, Discrete, Path
+from scorefield.paths import EDM, VE, VP, Discrete, Path
 
 _LOWEST_LOG_SNR = -5.0
+_VP = VP()
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,11 @@ class Grid(ABC):
             )
 
 
-def _spread(low: float, high: float, count: int, curve: float = 1.0) -> list[float]:
-    """`count` numbers from high to low, uniform in the number's 1/curve-th power; the ends are exact."""
+def _spread(low: float, high: float, count: int) -> list[float]:
+    """`count` numbers from high to low, uniform; the ends are exact."""
     if count == 1:
         return [high]
-    inner = [
-        (high ** (1 / curve) + (low ** (1 / curve) - high ** (1 / curve)) * k / (count - 1)) ** curve
-        for k in range(1, count - 1)
-    ]
-    return [high, *inner, low]
+    return [high, *(high + (low - high) * k / (count - 1) for k in range(1, count - 1)), low]
 
 
 def _questions(path: Path, steps: int, end: float) -> tuple[int, float, tuple[float, ...]]:
@@ -139,22 +137,163 @@ class LogSNR(Grid):
         return (*([start, *inner, low] if count > 1 else [start]), *tail)
 
 
+@dataclass(frozen=True)
+class _InLevels(Grid, ABC):
+    """A grid that is uniform in a rising function of s = σ/α."""
+
+    @abstractmethod
+    def _of_level(self, s: float) -> float:
+        """The function."""
+
+    @abstractmethod
+    def _level_of(self, u: float) -> float:
+        """Its inverse."""
+
+    def _place(self, path: Path, steps: int, start: float, end: float) -> tuple[float, ...]:
+        count, low, tail = _questions(path, steps, end)
+        clean, noisy = math.exp(-path.log_snr(low)), math.exp(-_finite_log_snr(path, start))
+        levels = [self._level_of(u) for u in _spread(self._of_level(clean), self._of_level(noisy), count)]
+        inner = [path.time_of(-math.log(level)) for level in levels[1:-1]]
+        return (*([start, *inner, low] if count > 1 else [start]), *tail)
+
+
 @final
 @dataclass(frozen=True)
-class Karras(Grid):
-    """Uniform in s^{1/ρ}, s = σ/α: steps shrink towards data  (Karras et al. 2022, eq. 5)."""
+class Karras(_InLevels):
+    """Uniform in s^{1/ρ}, s = σ/α: steps shrink towards data  (M25; Karras et al. 2022, eq. 5)."""
 
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.rho < math.inf:
-            raise UsageError(f"Karras needs a positive rho, got {self.rho}")
+        _require_positive("Karras", "rho", self.rho)
+
+    def _of_level(self, s: float) -> float:
+        return float(s ** (1.0 / self.rho))
+
+    def _level_of(self, u: float) -> float:
+        return float(u**self.rho)
+
+
+@final
+@dataclass(frozen=True)
+class Asinh(_InLevels):
+    """Uniform in arsinh(s/κ), s = σ/α: as log-SNR above κ, as s itself below, where nothing is left to resolve  (M25).
+
+    Attributes:
+        kappa: κ, a level about as small as the data's finest detail.
+    """
+
+    kappa: float = 0.05
+
+    def __post_init__(self) -> None:
+        _require_positive("Asinh", "kappa", self.kappa)
+
+    def _of_level(self, s: float) -> float:
+        return math.asinh(s / self.kappa)
+
+    def _level_of(self, u: float) -> float:
+        return self.kappa * math.sinh(u)
+
+
+@final
+@dataclass(frozen=True)
+class Rational(_InLevels):
+    """Uniform in s/(κ + s), s = σ/α: steps of s grow as (κ + s)², dense where s ≲ κ  (M25).
+
+    κ = 1 is uniform in σ/(α+σ), the time of the straight path whatever the path is.
+
+    Attributes:
+        kappa: κ, a level about as large as the data's deviation.
+    """
+
+    kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive("Rational", "kappa", self.kappa)
+
+    def _of_level(self, s: float) -> float:
+        return s / (self.kappa + s)
+
+    def _level_of(self, u: float) -> float:
+        return self.kappa * u / (1.0 - u)
+
+
+@final
+@dataclass(frozen=True)
+class Levels(Grid):
+    """Given values of σ/α, one a step, noisiest first, such as a grid that has been measured; data follow  (M25).
+
+    A way that begins or ends between them takes those that lie within, so that it may have fewer steps; on a discrete path a
+    level means its nearest step.
+
+    Attributes:
+        levels: s_1 > … > s_K > 0, where the denoiser is asked.
+
+    Raises:
+        UsageError: levels that do not fall strictly, another number of steps, or levels beyond the path's.
+    """
+
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        falls = all(0.0 < later < earlier < math.inf for earlier, later in pairwise((*self.levels, 1e-300)))
+        if not falls:
+            raise UsageError(f"Levels needs positive, finite σ/α that fall strictly, got {self.levels}")
 
     def _place(self, path: Path, steps: int, start: float, end: float) -> tuple[float, ...]:
-        count, low, tail = _questions(path, steps, end)
-        levels = _spread(math.exp(-path.log_snr(low)), math.exp(-_finite_log_snr(path, start)), count, self.rho)
-        inner = [path.time_of(-math.log(level)) for level in levels[1:-1]]
-        return (*([start, *inner, low] if count > 1 else [start]), *tail)
+        if steps != len(self.levels):
+            raise UsageError(
+                f"Levels has {len(self.levels)} levels, which are as many steps, got steps={steps}; make the two equal"
+            )
+        times = [path.snap(path.time_of(-math.log(level))) for level in self.levels]
+        if times[0] > path.t_max * (1.0 + 1e-9):
+            raise UsageError(
+                f"Levels begins at σ/α = {self.levels[0]:g}, but this path ends at {math.exp(-path.log_snr(path.t_max)):g}; leave out the levels above that"
+            )
+        inner = [min(max(t, path.t_min), path.t_max) for t in times]
+        if start < path.t_max:
+            inner = [start, *(t for t in inner if t < start * (1.0 - 1e-9))]
+        return (*(t for t in inner if t > end * (1.0 + 1e-9)), end)
+
+
+@final
+@dataclass(frozen=True)
+class VPTime(Grid):
+    """Uniform in a power of the time that the path VP has at the same σ/α, like `Trailing` without a last question near data.
+
+    The K questions are the first K of K + 1 points from start to end, so that the last of them is as far from data as the
+    others are from each other: a question at almost no noise is a wasted one.
+
+    Attributes:
+        power: of the time; 1 is uniform in it, 1/2 is quadratic.
+    """
+
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_positive("VPTime", "power", self.power)
+
+    def _place(self, path: Path, steps: int, start: float, end: float) -> tuple[float, ...]:
+        high = _vp_time(math.exp(-_finite_log_snr(path, start))) ** self.power
+        low = _vp_time(math.exp(-path.log_snr(end or path.t_min))) ** self.power
+        if end == 0.0:  # the last question is one step above data, or at t_min where that is the higher
+            low = max(0.0, (low * steps - high) / (steps - 1)) if steps > 1 else 0.0
+        times = [start]
+        for k in range(1, steps):
+            level = _vp_level((high + (low - high) * k / steps) ** (1.0 / self.power))
+            times.append(path.snap(max(path.t_min, path.time_of(-math.log(level)))))
+        return (*_distinct(times, path), end)
+
+
+def _vp_time(level: float) -> float:
+    """The time at which VP has this σ/α, beyond its end too: the positive root of ½ t² (β₁ − β₀) + t β₀ = log(1 + s²)."""
+    slope, low = _VP.beta_max - _VP.beta_min, _VP.beta_min
+    return (math.sqrt(low**2 + 2.0 * slope * math.log1p(level**2)) - low) / slope
+
+
+def _vp_level(t: float) -> float:
+    """σ/α of VP at a time."""
+    return math.sqrt(math.expm1(0.5 * t**2 * (_VP.beta_max - _VP.beta_min) + t * _VP.beta_min))
 
 
 @final
@@ -165,6 +304,11 @@ class Native(Grid):
     def _place(self, path: Path, steps: int, start: float, end: float) -> tuple[float, ...]:
         grid: Grid = Karras() if isinstance(path, EDM) else LogSNR() if isinstance(path, VE) else Trailing()
         return grid._place(path, steps, start, end)
+
+
+def _require_positive(grid: str, name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise UsageError(f"{grid} needs a positive {name}, got {value}")
 
 
 def _finite_log_snr(path: Path, t: float) -> float:
@@ -183,5 +327,17 @@ def _distinct(times: list[float], path: Path) -> list[float]:
     return [node / path.steps for node in nodes]
 
 
-GRIDS: tuple[type[Grid], ...] = (Native, Linear, Quadratic, Trailing, Leading, LogSNR, Karras)
-"""Every public grid; the contract tests run over this list."""
+GRIDS: tuple[type[Grid], ...] = (
+    Native,
+    Linear,
+    Quadratic,
+    Trailing,
+    Leading,
+    LogSNR,
+    Karras,
+    Asinh,
+    Rational,
+    Levels,
+    VPTime,
+)
+"""Every public grid; the contract tests run over this list, but for `Levels`, which is nothing without its levels."""

@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from scorefield.denoisers import GaussianMixture
 from scorefield.paths import EDM, VP, Path, Rectified, VPCosine
 from scorefield.samplers import DDIM, Heun, Karras, LogSNR, Sampler, Trailing
+from tests.samplers.flows import WAYS, errors, flow_between, level, orders
 from tests.worlds import EVERY_PATH, exact_flow, gaussian, gaussian_flow, mixture, normal
 
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
 SOLVERS = {"DDIM": DDIM(grid=Karras()), "Heun": Heun()}
 every_solver = pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
-
-
-def level(path: Path, s: float) -> float:
-    """The time at which σ/α = s."""
-    return path.time_of(-math.log(s))
-
-
-def errors(
-    sampler: Sampler,
-    world: GaussianMixture,
-    x: Tensor,
-    ends: tuple[float, float],
-    exact: Tensor,
-    steps: tuple[int, ...],
-) -> list[float]:
-    """Root mean square errors at the end, for several numbers of steps."""
-    runs = (replace(sampler, steps=count).sample(world, x, start=ends[0], end=ends[1]) for count in steps)
-    return [float((run - exact).square().mean().sqrt()) for run in runs]
-
-
-def orders(found: list[float]) -> list[float]:
-    """The orders seen between runs of doubled steps."""
-    return [math.log2(coarse / fine) for coarse, fine in zip(found, found[1:], strict=False)]
-
-
-WAYS = {"most of the way": (8.0, 0.02), "middle to middle": (3.0, 0.3), "upwards": (0.3, 3.0)}
 
 
 def test_the_reference_flow_is_the_formula_for_one_gaussian() -> None:
@@ -65,14 +37,6 @@ def test_error_falls_at_the_declared_order(path: Path, sampler: Sampler, way: tu
     found = errors(sampler, world, path.alpha(t) * x_bar, (t, s), path.alpha(s) * exact, (32, 64, 128))
     assert all(abs(order - sampler.order) < 0.3 for order in orders(found)), (found, orders(found))
     assert found[-1] < (0.1 if sampler.order == 1 else 0.004) * math.hypot(path.alpha(s), path.sigma(s))
-
-
-@cache
-def flow_between(way: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Points x̄ = x/α at one level σ/α and where the flow takes them: one question for all paths."""
-    world = mixture(EDM())
-    x_bar = world.means.repeat(2, 1) + math.hypot(1.0, way[0]) * normal(6, 2)
-    return x_bar, exact_flow(world, x_bar, *way)
 
 
 @every_path

@@ -13,12 +13,21 @@ import pytest
 import torch
 
 from scorefield.data.representation import Representation
-from scorefield.denoisers import PARAMETERISATIONS, Centred, Clipped, NetworkDenoiser, Preconditioned
+from scorefield.denoisers import (
+    PARAMETERISATIONS,
+    Centred,
+    Clipped,
+    Energy,
+    EnergyDenoiser,
+    NetworkDenoiser,
+    Noise,
+    Preconditioned,
+)
 from scorefield.errors import NoCheckpointError, RefusedFileError, UsageError
-from scorefield.model import Model, load
-from scorefield.model_config import MAX_PARAMETERS, ModelConfig, _parameters, require_buildable
+from scorefield.model import Model, load, make_denoiser
+from scorefield.model_config import KINDS, MAX_PARAMETERS, ModelConfig, _parameters, require_buildable
 from scorefield.networks import MLPSpec, UNetSpec, default_network
-from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Denoising
+from scorefield.objectives import TIME_SAMPLINGS, WEIGHTINGS, Denoising, Objective
 from scorefield.paths import EDM, PATHS, VP, Discrete
 from scorefield.samplers import DDIM, GRIDS, SAMPLERS, Ancestral, Heun, Karras
 
@@ -44,7 +53,7 @@ def _model(**values: Any) -> Model:
     """A model with random weights, also where a network starts as zero."""
     config = _config(**values)
     generator = torch.Generator().manual_seed(1)
-    network = config.network.build(config.shape, None, config.classes)
+    network = config.build_network()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -56,6 +65,7 @@ EVERY_PART: list[dict[str, Any]] = [
     *({"parameterisation": kind()} for kind in PARAMETERISATIONS),
     *({"sampler": kind(steps=7, grid=Karras())} for kind in SAMPLERS),
     *({"sampler": DDIM(grid=kind())} for kind in GRIDS),
+    *({"objective": kind()} for kind in KINDS[Objective]),
     *({"objective": Denoising(weighting=kind())} for kind in WEIGHTINGS),
     *({"objective": Denoising(times=kind())} for kind in TIME_SAMPLINGS),
     {"path": Discrete.from_betas((0.1, 0.2, 0.3))},
@@ -69,7 +79,34 @@ def test_a_configuration_comes_back_equal_through_json(values: dict[str, Any]) -
     assert ModelConfig.from_plain(json.loads(json.dumps(config.to_plain()))) == config
 
 
-@pytest.mark.parametrize("values", [{}, EVERY_PART[-1]], ids=["points", "images"])
+def test_a_configuration_from_before_objectives_had_kinds_is_read() -> None:
+    """Files of format 1 that name no kind of objective were fitted by denoising."""
+    plain = _config().to_plain()
+    assert plain["objective"].pop("kind") == "denoising"
+    assert ModelConfig.from_plain(plain) == _config()
+
+
+@pytest.mark.parametrize("mean", [(0.0,), (0.4, -1.0)])
+def test_a_model_of_an_energy_knows_it(mean: tuple[float, ...]) -> None:
+    """Its denoiser is one with an energy, centred or not, whose gradient is the score; samples are drawn from it (M10)."""
+    model = _model(parameterisation=Energy(), mean=mean)
+    denoiser, x = make_denoiser(model.config, model.network), torch.randn(3, 2, requires_grad=True)
+    assert isinstance(denoiser, EnergyDenoiser)
+    (slope,) = torch.autograd.grad(denoiser.energy(x, 2.0).sum(), x)
+    assert torch.allclose(denoiser(x, 2.0).score, -slope, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(model.sample(3, seed=0)).all()
+
+
+LEARNED: dict[str, Any] = {
+    "path": Discrete(steps=8),
+    "parameterisation": Noise(learned_variance=True),
+    "sampler": Ancestral(steps=4, variance="learned"),
+}
+
+
+@pytest.mark.parametrize(
+    "values", [{}, EVERY_PART[-1], LEARNED, LEARNED | EVERY_PART[-1]], ids=["points", "images", "variance", "both"]
+)
 def test_a_saved_model_is_loaded_with_the_same_weights_and_draws_the_same(
     values: dict[str, Any], tmp_path: File
 ) -> None:

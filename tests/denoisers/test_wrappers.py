@@ -15,6 +15,7 @@ from scorefield.denoisers import (
     Denoiser,
     GaussianMixture,
     NetworkDenoiser,
+    Noise,
     Preconditioned,
     Prediction,
 )
@@ -111,3 +112,28 @@ def test_classifier_free_needs_a_possible_scale() -> None:
     for scale in (-1.0, float("inf"), float("nan")):
         with pytest.raises(UsageError, match="scale"):
             ClassifierFree(_Labelled(VP()), 2, scale)
+
+
+@pytest.mark.parametrize("wrap", [Clipped, Centred, lambda inner: Clipped(Centred(inner, 0.3))], ids=repr)
+def test_a_learned_variance_is_passed_on(wrap: Any) -> None:
+    """A wrapper that drops v draws with another variance than was learned (M14)."""
+
+    def network(x: Tensor, label: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones_like(x)], dim=1)
+
+    learned = NetworkDenoiser(network, VP(), Noise(learned_variance=True))
+    mix = wrap(learned)(normal(2, 3), 0.4).variance_mix
+    assert mix is not None
+    assert torch.equal(mix, torch.ones(2, 3, dtype=torch.float64))
+
+
+def test_guided_variance_is_the_labels() -> None:
+    """v of the conditional half; the two halves swapped would give the null label's (M14, M42)."""
+
+    def network(x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
+        return torch.cat([x, condition[:, None] * torch.ones_like(x)], dim=1)
+
+    learned = NetworkDenoiser(network, VP(), Noise(learned_variance=True))
+    mix = ClassifierFree(learned, 9, 2.0)(normal(2, 3), 0.4, torch.tensor([0, 1])).variance_mix
+    assert mix is not None
+    assert mix[:, 0].tolist() == [0.5, 1.0]

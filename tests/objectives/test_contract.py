@@ -13,7 +13,7 @@ from scorefield.arithmetic import along_batch
 from scorefield.denoisers import Denoiser, Energy, NetworkDenoiser, NetworkEnergy, Noise
 from scorefield.errors import UsageError
 from scorefield.model_config import KINDS
-from scorefield.networks import MLPSpec
+from scorefield.networks import MLPSpec, UNetSpec
 from scorefield.objectives import OBJECTIVES, Explicit, FiniteDifferenceSliced, Objective, Uniform
 from scorefield.paths import VP, Discrete, Path
 from scorefield.records import from_plain, to_plain
@@ -154,6 +154,21 @@ def test_an_energy_is_trained_by_all_of_them(cls: type[Objective]) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     denoiser = NetworkEnergy(network, CHAIN, Energy())
     made(cls)(denoiser, normal(5, 2).float(), generator=seeded()).mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+
+
+@pytest.mark.parametrize("cls", [cls for cls in OBJECTIVES if cls.differentiates], ids=lambda cls: cls.__name__)
+def test_a_network_with_attention_is_differentiated_twice(cls: type[Objective]) -> None:
+    """Fused attention has no second derivative on any machine: without the plain kernel a U-Net would raise (M28, M29)."""
+    torch.manual_seed(0)
+    network = UNetSpec(widths=(8, 16), depths=(1, 1), head_width=8, embedding=8).build((1, 4, 4))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    denoiser = NetworkDenoiser(network, CHAIN, Noise())
+    made(cls)(denoiser, normal(2, 1, 4, 4).float(), generator=seeded()).mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name

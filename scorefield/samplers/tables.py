@@ -159,16 +159,12 @@ def interpolating(nodes: Sequence[float], integral: Integral) -> tuple[float, ..
         raise UsageError(
             f"a polynomial needs distinct finite nodes, got {tuple(nodes)}; use fewer steps or a lower order"
         )
-    weights = tuple(
-        math.fsum(mass * _lagrange(nodes, j, u) for u, mass in zip(integral.points, integral.masses, strict=True))
-        for j in range(len(nodes))
-    )
-    return verified(weights, nodes, integral)
-
-
-def _lagrange(nodes: Sequence[float], j: int, u: float) -> float:
-    """ℓ_j(u) = Π_{i≠j} (u − u_i)/(u_j − u_i)."""
-    return math.prod(((u - node) / (nodes[j] - node) for i, node in enumerate(nodes) if i != j), start=1.0)
+    weights = []
+    for j, node in enumerate(nodes):
+        others = [*nodes[:j], *nodes[j + 1 :]]
+        terms = (mass * math.prod([u - other for other in others]) for u, mass in zip(*integral, strict=True))
+        weights.append(math.fsum(terms) / math.prod([node - other for other in others]))
+    return verified(tuple(weights), nodes, integral)
 
 
 def verified(

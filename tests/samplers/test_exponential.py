@@ -144,6 +144,7 @@ def test_short_steps_keep_their_digits() -> None:
 
 
 @pytest.mark.needs("diffusers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("steps", [3, 10, 25])
 def test_second_order_is_diffusers_dpm2(steps: int) -> None:
     """KDPM2DiscreteScheduler on its own levels, its float32 tables made float64: ε̂ at the geometric mean (M26)."""

@@ -12,11 +12,27 @@ from hypothesis import strategies as st
 
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified, VPCosine
-from scorefield.samplers import GRIDS, Grid, Karras, Leading, Linear, LogSNR, Native, Quadratic, Trailing
+from scorefield.samplers import (
+    GRIDS,
+    Asinh,
+    Grid,
+    Karras,
+    Leading,
+    Levels,
+    Linear,
+    LogSNR,
+    Native,
+    Quadratic,
+    Rational,
+    Trailing,
+)
 from tests.worlds import EVERY_PATH
 
+IN_LEVELS = (LogSNR, Karras, Asinh, Rational)
+"""Grids that fall between a chain's steps."""
+
 every_path = pytest.mark.parametrize("path", EVERY_PATH.values(), ids=EVERY_PATH)
-every_grid = pytest.mark.parametrize("cls", GRIDS, ids=lambda cls: cls.__name__)
+every_grid = pytest.mark.parametrize("cls", [cls for cls in GRIDS if cls is not Levels], ids=lambda cls: cls.__name__)
 
 
 @every_path
@@ -51,7 +67,7 @@ def test_a_chain_is_asked_at_its_own_steps(cls: type[Grid], steps: int) -> None:
     path = Discrete()
     times = cls().times(path, steps)
     assert len(times) == steps + 1
-    if cls not in (LogSNR, Karras):
+    if cls not in IN_LEVELS:
         assert all(path.snap(t) == pytest.approx(t, rel=1e-12) for t in times)
 
 
@@ -84,6 +100,44 @@ def test_karras_is_uniform_in_a_root_of_sigma_on_every_path(path: Path) -> None:
     times = Karras().times(path, 12, 0.9 * path.t_max)
     roots = np.diff([(path.sigma(t) / path.alpha(t)) ** (1 / 7) for t in times[:-1]])
     assert np.allclose(roots, roots[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", [VP(), VE(), Rectified()], ids=repr)
+@pytest.mark.parametrize("kappa", [0.02, 1.0])
+def test_asinh_and_rational_are_uniform_in_their_functions(path: Path, kappa: float) -> None:
+    """Equal steps of arsinh(s/κ), and of s/(κ+s), in σ/α on every path (M25)."""
+    for grid, function in ((Asinh(kappa), np.arcsinh), (Rational(kappa), lambda ratio: ratio / (1.0 + ratio))):
+        times = grid.times(path, 12, 0.9 * path.t_max)
+        gaps = np.diff([function(path.sigma(t) / path.alpha(t) / kappa) for t in times[:-1]])
+        assert np.allclose(gaps, gaps[0], rtol=1e-6)
+
+
+def test_rational_with_one_is_uniform_on_the_straight_path() -> None:
+    """σ/(α+σ) is that path's own time (M25)."""
+    path = Rectified(t_max=0.99)
+    assert Rational().times(path, 9) == pytest.approx(Linear().times(path, 9), rel=1e-9)
+
+
+@every_path
+def test_levels_are_taken_as_they_are(path: Path) -> None:
+    """A measured grid means σ/α; on a chain its nearest steps (M25)."""
+    levels = (9.0, 2.5, 0.7, 0.11)
+    times = Levels(levels).times(path, 4)
+    assert times == (*(path.snap(path.time_of(-math.log(level))) for level in levels), 0.0)
+    assert Levels(levels).times(path, 4, times[1], times[2]) == times[1:3]
+    between = path.snap(path.time_of(-math.log(5.0)))
+    assert Levels(levels).times(path, 4, between) == (between, *times[1:])
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    """Another number of steps would leave out what was measured; a level that the path does not reach has no time (M25)."""
+    with pytest.raises(UsageError, match="2 levels.*got steps=3; make the two equal"):
+        Levels((2.0, 1.0)).times(EDM(), 3)
+    with pytest.raises(UsageError, match=r"begins at σ/α = 90.*ends at 80"):
+        Levels((90.0, 1.0)).times(EDM(), 2)
+    for levels in ((1.0, 2.0), (1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (math.inf, 1.0), (math.nan,)):
+        with pytest.raises(UsageError, match="fall strictly"):
+            Levels(levels)
 
 
 @pytest.mark.parametrize("path", [VP(), VE(), EDM(), Discrete()], ids=lambda path: type(path).__name__)
@@ -161,7 +215,7 @@ def test_native_is_the_papers_own(path: Path) -> None:
 )
 def test_wrong_requests_are_refused(cls: type[Grid], steps: int, start: float | None, end: float, said: str) -> None:
     """Steps that a chain does not have, or times outside of the path, would ask the network where it was never trained."""
-    if "cannot place" in said and cls in (LogSNR, Karras):
+    if "cannot place" in said and cls in IN_LEVELS:
         assert len(cls().times(Discrete(), steps, start, end)) == steps + 1
         return
     with pytest.raises(UsageError, match=said):
@@ -173,3 +227,7 @@ def test_impossible_rho_is_refused(rho: float) -> None:
     """ρ = 0 divides by zero; a negative one reverses the grid."""
     with pytest.raises(UsageError, match="positive rho"):
         Karras(rho=rho)
+    with pytest.raises(UsageError, match="positive kappa"):
+        Asinh(kappa=rho)
+    with pytest.raises(UsageError, match="positive kappa"):
+        Rational(kappa=rho)

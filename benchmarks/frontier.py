@@ -270,6 +270,8 @@ def picture(found: Sequence[Problem], rows: Sequence[Row], budgets: Sequence[int
         for label, style, points in _curves(problem.name, rows, budgets):
             panel.loglog([n for n, _ in points], [error for _, error in points], style, label=label, markersize=3)
         panel.set_title(problem.name, fontsize=9)
+        panel.set_xticks(list(budgets), [str(budget) for budget in budgets], minor=False)
+        panel.set_xticks([], minor=True)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
     for panel in list(panels.flat)[len(found) :]:

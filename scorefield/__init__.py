@@ -65,6 +65,9 @@ _PUBLIC = {
         "WEIGHTINGS",
     ),
     "samplers": (
+        "Calibrated",
+        "Calibration",
+        "VPTime",
         "AdamsBashforth",
         "LMS",
         "DEIS",

@@ -28,9 +28,10 @@ from scorefield.denoisers import (
     NetworkEnergy,
 )
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
+from scorefield.model_calibration import calibrate_model, read_calibration, save_calibration
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
-from scorefield.samplers import Sampler, State
+from scorefield.samplers import Calibrated, Calibration, Sampler, State
 from scorefield.streams import SampleStreams
 
 _MOMENTS = "moments."
@@ -47,11 +48,13 @@ class Model:
         config: what it is.
         network: its weights.
         moments: mean, eigenvalues, eigenvectors and residual variance of the data in model space, by name.
+        calibration: how the sampler `Calibrated` draws from it with few evaluations; None where it has not been calibrated.
     """
 
     config: ModelConfig
     network: nn.Module
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def denoiser(self) -> Denoiser:
@@ -132,9 +135,9 @@ class Model:
         """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
         streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
         x_T = self.noise(count, seed=seed, first=first)
-        states = (sampler or self.config.sampler).trajectory(self.denoiser, x_T, generator=streams, condition=labels)
+        states = self.ready(sampler).trajectory(self.denoiser, x_T, generator=streams, condition=labels)
         while True:
-            with self._evaluating():
+            with self.evaluating():
                 state = next(states, None)
             if state is None:
                 return
@@ -185,8 +188,30 @@ class Model:
             return int(text)
         raise unknown_name("class", text, names)
 
+    def ready(self, sampler: Sampler | None = None) -> Sampler:
+        """A sampler (the model's own where None) as this model is drawn from: `Calibrated` gets the model's calibration.
+
+        A calibration is of one scale of guidance; with another, `Calibrated` walks uncalibrated.
+        """
+        chosen = sampler or self.config.sampler
+        if not isinstance(chosen, Calibrated) or chosen.calibration is not None or self.calibration is None:
+            return chosen
+        fits = not self.config.classes or self.calibration.guidance == self.config.guidance
+        return replace(chosen, calibration=self.calibration) if fits else chosen
+
+    def calibrated(self, calibration: Calibration | None = None, **options: Any) -> Model:
+        """The same model with a calibration, made now where none is given (`calibrate_model` documents the options).
+
+        Example:
+            >>> import scorefield as sf
+            >>> model = sf.fit("mixture-2d", steps=2).calibrated(budgets=[5], pilots=16, rounds=0)
+            >>> model.sample(2, sampler=sf.Calibrated(steps=5)).shape
+            (2, 2)
+        """
+        return replace(self, calibration=calibration or calibrate_model(self, **options))
+
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; the network's mode is put back."""
         training = self.network.training
         self.network.eval()
@@ -209,16 +234,21 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """The model on another device."""
-        return Model(self.config, self.network.to(device), self.moments)
+        return replace(self, network=self.network.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that `model.safetensors` holds, by name."""
         return weights_of(self.network) | {_MOMENTS + name: tensor for name, tensor in self.moments.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, made where it is missing. Raises StorageError."""
+        """Write `config.json`, `model.safetensors` and, where there is one, `calibration.json` into a folder, made where it is missing.
+
+        Raises StorageError.
+        """
         os.makedirs(folder, exist_ok=True)
         save_model(folder, self.config.to_plain(), self.tensors())
+        if self.calibration is not None:
+            save_calibration(folder, self.calibration)
 
 
 def named_moments(found: Moments) -> dict[str, Tensor]:
@@ -253,11 +283,12 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     """
     plain, tensors = read_model(folder, check=_check_weights)
     config = ModelConfig.from_plain(plain)
+    calibration = read_calibration(folder, tensors)
     with torch.random.fork_rng(devices=[]):
         network = config.build_network()
     moments = {name.removeprefix(_MOMENTS): tensors.pop(name) for name in list(tensors) if name.startswith(_MOMENTS)}
     network.load_state_dict(tensors)
-    return Model(config, network.to(device).eval(), moments)
+    return Model(config, network.to(device).eval(), moments, calibration)
 
 
 def _check_weights(plain: Mapping[str, Any], header: SafetensorsHeader) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scorefield.samplers.adaptive import Adaptive
 from scorefield.samplers.base import Sampler, State
+from scorefield.samplers.calibrated import Calibrated
 from scorefield.samplers.churn import Churn
 from scorefield.samplers.exponential import DPMSolver
 from scorefield.samplers.grids import (
@@ -24,6 +25,7 @@ from scorefield.samplers.grids import (
 from scorefield.samplers.langevin import AnnealedLangevin, Langevin
 from scorefield.samplers.multistep import DEIS, IPNDM, LMS, PNDM, AdamsBashforth, DPMSolverMultistep, UniPC
 from scorefield.samplers.ode import Heun
+from scorefield.samplers.plans import Calibration, Plan
 from scorefield.samplers.predictor_corrector import PredictorCorrector
 from scorefield.samplers.restart import Restart
 from scorefield.samplers.runge_kutta import RungeKutta
@@ -31,6 +33,7 @@ from scorefield.samplers.sde import EulerMaruyama, ReverseDiffusion
 from scorefield.samplers.single_step import DDIM, Ancestral
 
 SAMPLERS: tuple[type[Sampler], ...] = (
+    Calibrated,
     Ancestral,
     DDIM,
     Heun,
@@ -60,6 +63,8 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "Asinh",
+    "Calibrated",
+    "Calibration",
     "Churn",
     "DDIM",
     "DEIS",
@@ -79,6 +84,7 @@ __all__ = [
     "LogSNR",
     "Native",
     "PNDM",
+    "Plan",
     "PredictorCorrector",
     "Quadratic",
     "Rational",

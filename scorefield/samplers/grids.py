@@ -318,12 +318,16 @@ def _finite_log_snr(path: Path, t: float) -> float:
 
 
 def _distinct(times: list[float], path: Path) -> list[float]:
-    """Push snapped times that fell together apart by one step of the chain, from the clean end upwards."""
+    """Push snapped times that fell together apart by one step of the chain: upwards from the clean end, then down from the start."""
     if not isinstance(path, Discrete):
         return times
     nodes = [round(t * path.steps) for t in times]
+    start = nodes[0]
     for k in reversed(range(len(nodes) - 1)):
         nodes[k] = max(nodes[k], nodes[k + 1] + 1)
+    nodes[0] = start
+    for k in range(1, len(nodes)):
+        nodes[k] = min(nodes[k], nodes[k - 1] - 1)
     return [node / path.steps for node in nodes]
 
 

@@ -22,6 +22,7 @@ from scorefield.samplers.tables import Integral, quadrature
 
 _ORDER = 3
 _LOWEST_LOG_SNR = -5.0
+_NO_SIGNAL = 3.0 * _LOWEST_LOG_SNR
 _HALF_LEVEL = math.log(2.0)
 
 
@@ -74,20 +75,23 @@ class Trajectories:
     end: Tensor
 
     def state(self, tau: float) -> Tensor:
-        """x̄ = y/r at a level, (b, D) float64, by a cubic through the four nearest nodes with α > 0."""
-        first = 1 if self.r[0] == 0.0 else 0
+        """x̄ at a level, (b, D) float64, by a cubic for x/√(α²+σ²), which is smooth at both ends, through the four nearest nodes.
+
+        A first node that stands at another level than its own is none of them.
+        """
         near = int(np.argmin(np.abs(self.tau - tau)))
         if abs(self.tau[near] - tau) < 1e-12 and self.r[near] > 0.0:
             return self.y[near].double() / self.r[near]
+        first = int(self.r[0] < math.exp(_NO_SIGNAL))
         low = min(max(int(np.searchsorted(-self.tau, -tau)) - 2, first), len(self.tau) - 4)
         chosen = range(low, low + 4)
         parts = (
             math.prod((tau - self.tau[j]) / (self.tau[i] - self.tau[j]) for j in chosen if j != i)
-            / self.r[i]
+            / math.hypot(1.0, self.r[i])
             * self.y[i].double()
             for i in chosen
         )
-        return sum(parts, torch.zeros_like(self.end, dtype=torch.float64))
+        return sum(parts, torch.zeros_like(self.end, dtype=torch.float64)) * math.hypot(1.0, math.exp(tau))
 
 
 def solve(problem: Problem, nodes: int) -> Trajectories:
@@ -127,15 +131,15 @@ def levels(path: Path, times: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray
     """(log(σ/α), α/σ) at times; where next to nothing of the data is left the first stands one step above the second."""
     tau = np.array([-max(path.log_snr(t), -40.0) for t in times])
     r = np.array([path.alpha(t) / path.sigma(t) for t in times])
-    if tau[0] > -_LOWEST_LOG_SNR * 3.0:
+    if r[0] < math.exp(_NO_SIGNAL):
         tau[0] = max(-_LOWEST_LOG_SNR, tau[1] + (tau[1] - tau[2] if len(tau) > 2 else 1.0))
     return tau, r
 
 
 def newton(tau: list[float], low: float, high: float) -> list[float]:
     """∫ Π_{i<j} (τ − τ_i) dr between two levels r, for j = 0 … k − 1: a Newton polynomial's weights in y."""
-    if low == 0.0:  # the way from α = 0: what is asked there is taken to hold until the first level
-        return [high, *(0.0 for _ in tau[1:])]
+    if low < math.exp(_NO_SIGNAL):  # the way from α = 0, where a level means nothing and D is linear in r
+        return [high, *(0.5 * high * (tau[1] - tau[0]) for _ in tau[1:2]), *(0.0 for _ in tau[2:])]
     integral = _kernel(math.log(low), math.log(high))
     weights, product = [], np.asarray(integral.masses)
     for node in tau:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from scorefield.data import Dataset, open_data
-from scorefield.errors import DivergedError, MissingExtraError
+from scorefield.errors import DivergedError, MissingExtraError, UsageError
 from scorefield.evaluation.pictures import png
 from scorefield.evaluation.report import report_html
 from scorefield.model import Model, load
+from scorefield.model_calibration import calibrate_model, save_calibration
 from scorefield.model_config import require_buildable
+from scorefield.samplers import Calibrated
 from scorefield.storage import write_bytes
 from scorefield.training.configuration import RunConfig, configure
 from scorefield.training.loop import Ended, Event, Logged, Previewed, train
@@ -47,7 +49,8 @@ def fit(
         minutes: how long to train; the setting `steps` counts instead where None.
         preset: `default`, or a paper's.
         device: where to compute.
-        settings: as in `--set`, with `__` for the dot: `steps=1000`, `optimiser__learning_rate=1e-3`.
+        settings: as in `--set`, with `__` for the dot: `steps=1000`, `optimiser__learning_rate=1e-3`; `calibrate=True` ends with
+            a calibration, which `Model.calibrated` makes at any time.
 
     Raises:
         UsageError: data that cannot be read, or an unknown or impossible setting; and what `train` raises.
@@ -57,7 +60,7 @@ def fit(
         >>> sf.fit("mixture-2d", steps=2).config.shape
         (2,)
     """
-    named = {name.replace("__", "."): value for name, value in settings.items()}
+    named = {"calibrate": False} | {name.replace("__", "."): value for name, value in settings.items()}
     config = configure(preset, named | ({} if minutes is None else {"minutes": minutes}))
     if out is not None:
         _finish(run_training(config, data, os.fspath(out), device=device))
@@ -97,9 +100,23 @@ def run_training(
         end = event if isinstance(event, Ended) else end
     if end is None:
         raise DivergedError("training ended without saying how")
+    if leads and config.calibrate and end.interrupted_by is None:
+        calibrate_run(out, device)
     if leads:
         write_bytes(Path(out, "report.html"), report_html(Path(out)).encode())
     return end
+
+
+def calibrate_run(out: str, device: str | None = None) -> None:
+    """Calibrate a trained run whose sampler asks for it, where it has not been; a network that cannot be is told of and left."""
+    model = load(out, device=device or "cpu")
+    if not isinstance(model.config.sampler, Calibrated) or model.calibration is not None:
+        return
+    logger.warning("calibrating the sampler on the model's own trajectories (--set calibrate=false leaves it out)")
+    try:
+        save_calibration(out, calibrate_model(model, rounds=0))
+    except UsageError as error:
+        logger.warning("not calibrated: %s", error)
 
 
 def _tell(dataset: Dataset) -> None:

@@ -22,6 +22,8 @@ from scorefield.errors import OutOfMemoryError, ScorefieldError, StorageError, u
 COMMANDS = {
     "train": "Fit a model to data.",
     "sample": "Draw samples from a trained model into a grid (.png), an array (.npz), a film (.gif) or a folder of images.",
+    "calibrate": "Make the default sampler accurate for this model: plans for 4 to 50 evaluations, from the model's own trajectories.",
+    "tune": "Learn the time grid and the step coefficients for small budgets, longer than `calibrate` does.",
     "data": "Say what is in the data: counts, shapes, range, duplicates, what would be skipped and why, σ_data and σ_max.",
     "evaluate": "Measure how far samples are from data: distances with error bars, coverage, memorisation.",
     "report": "Write the report of a run: one page that says what was trained, how, and how good it is.",
@@ -92,7 +94,7 @@ def parse(arguments: list[str]) -> Command:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11}{summary}" for name, summary in COMMANDS.items())
     return f"""usage: scorefield COMMAND …
 
 Score-based generative models on your own data.

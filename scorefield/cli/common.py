@@ -69,3 +69,14 @@ def require_parent(out: str) -> None:
         raise UsageError(f"--out {out}: there is no folder '{parent}'; make it first")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"--out {out}: the folder '{parent}' cannot be written to")
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Numbers with commas between them. Raises UsageError."""
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(
+            f"{option} takes whole numbers with commas between them, such as 4,6,8; got '{text}'"
+        ) from None
+    return numbers

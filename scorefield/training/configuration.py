@@ -28,7 +28,16 @@ from scorefield.objectives import (
 )
 from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified, SubVP
 from scorefield.records import by_kind, field_types, from_plain, to_plain
-from scorefield.samplers import Ancestral, AnnealedLangevin, EulerMaruyama, Heun, Linear, PredictorCorrector, Sampler
+from scorefield.samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    Calibrated,
+    EulerMaruyama,
+    Heun,
+    Linear,
+    PredictorCorrector,
+    Sampler,
+)
 from scorefield.training.options import AverageConfig, DataConfig, OptimiserConfig, require
 
 _LONGEST_VALUE = 100_000
@@ -64,6 +73,7 @@ class RunConfig:
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
         previews: how many grids of samples are drawn on the way.
+        calibrate: whether `scorefield train` ends with a calibration, where the sampler is `Calibrated`.
         tensorboard: whether the log goes to TensorBoard too, in the run's folder `tensorboard` (extra `track`).
     """
 
@@ -77,7 +87,7 @@ class RunConfig:
     centre: bool = True
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
-    sampler: Sampler = field(default_factory=lambda: Heun(steps=12))
+    sampler: Sampler = field(default_factory=lambda: Calibrated(steps=15))
     guidance: float = 1.75
     clip: bool = False
     batch: int | None = None
@@ -92,6 +102,7 @@ class RunConfig:
     log_every: int = 10
     previews: int = 4
     tensorboard: bool = False
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         if self.network is not None:
@@ -138,6 +149,7 @@ FREE_TO_CHANGE = (
     "log_every",
     "previews",
     "tensorboard",
+    "calibrate",
     "compile",
     "sampler",
     "guidance",

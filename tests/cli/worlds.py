@@ -25,7 +25,7 @@ UNET = {
     "network.head_width": 8,
     "network.embedding": 8,
 }
-SHORT = {"batch": 8, "steps": 2, "previews": 0, "log_every": 1}
+SHORT = {"batch": 8, "steps": 2, "previews": 0, "log_every": 1, "calibrate": "false"}
 
 
 @dataclass(frozen=True)

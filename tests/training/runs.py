@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "save_every": 4,
     "log_every": 3,
     "previews": 0,
+    "calibrate": False,
 }
 """The smallest run in which every part of a run happens."""
 

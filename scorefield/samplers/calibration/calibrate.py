@@ -19,7 +19,7 @@ from scorefield.samplers.calibration.planning import Errors, Spectrum, best_node
 from scorefield.samplers.calibration.regression import Fitted, Method, fit
 from scorefield.samplers.plans import Calibration, Plan
 
-BUDGETS = (*range(4, 13), 14, 15, 16, 18, 20, 25, 30, 35, 40, 50)
+BUDGETS = (4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 35, 50)
 """The numbers of evaluations that have a plan of their own; another takes the next smaller one's."""
 
 SEARCHED_UP_TO = 10
@@ -29,13 +29,14 @@ SHORT, LONG = Method(), Method(history=6, ridge=1e-8)
 """How many answers a step looks back on: four, or six where the evaluations are many."""
 
 _NODES = 193
+_NODES_OF_NETWORKS = 129
 _PLANNED_NODES = 72
 _PLANNED_UP_TO = 24
 _DENSITY_OF = 20
 _FITTED_SHARE = 0.75
 _LEAST_PILOTS = 4
 _MOST = 50
-_VALUES = 1 << 15
+_VALUES = 1 << 13
 _MEMORY = 1 << 29
 _LEAST_GAIN = 1e-3
 
@@ -44,6 +45,11 @@ def require_budgets(budgets: Sequence[int]) -> None:
     """Refuse budgets that no plan can be made for. Raises UsageError."""
     if not budgets or not all(2 <= budget <= _MOST for budget in budgets):
         raise UsageError(f"plans are made for 2 to {_MOST} evaluations, got {', '.join(map(str, budgets)) or 'none'}")
+
+
+def fine_nodes(noise: Tensor) -> int:
+    """How finely the flow is solved: a network's single precision asks for less."""
+    return _NODES if noise.dtype == torch.float64 else _NODES_OF_NETWORKS
 
 
 def pilot_count(shape: Sequence[int]) -> int:
@@ -159,7 +165,7 @@ def prepare(
     if len(x_T) < _LEAST_PILOTS:
         raise UsageError(f"a calibration needs at least {_LEAST_PILOTS} pilots, got {len(x_T)}; draw more noise")
     problem = Problem(denoiser, x_T, condition)
-    found = solve(problem, _NODES)
+    found = solve(problem, fine_nodes(x_T))
     errors = local_errors(found, spectrum or Spectrum.of_samples(found.end), _PLANNED_NODES)
     wanted = sorted({*(budget for budget in budgets if budget <= _PLANNED_UP_TO), _DENSITY_OF})
     planned = {power: best_nodes(errors, wanted, power) for power in (1.0, 2.0)}

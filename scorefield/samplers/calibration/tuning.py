@@ -11,12 +11,10 @@ from torch import Tensor
 
 from scorefield.samplers.base import Sampler
 from scorefield.samplers.calibrated import Calibrated
-from scorefield.samplers.calibration.calibrate import Workshop, prepare, search
+from scorefield.samplers.calibration.calibrate import Workshop, fine_nodes, prepare, search
 from scorefield.samplers.calibration.pilots import Problem, solve
 from scorefield.samplers.calibration.planning import Spectrum
 from scorefield.samplers.plans import Calibration, Plan
-
-_FINE = 193
 
 
 @final
@@ -74,7 +72,7 @@ def tune(
         spectrum=spectrum,
         budgets=budgets,
     )
-    exact = solve(fresh, _FINE).end.double()
+    exact = solve(fresh, fine_nodes(fresh.noise)).end.double()
     gains, better = [], {}
     for budget in sorted(set(budgets)):
         plan = _searched(shop, known, budget, rounds)

@@ -8,6 +8,9 @@ to x̄' at s' is one answer D̄ held over the whole interval,
 and with that answer the next state is drawn from the bridge between x̄ and D̄  (M5, M23):
 
     x̄' ← D̄ + √(s'² − κ²) (x̄ − D̄)/s + κ z,     κ = η √((s² − s'²) s'²/s²).
+
+The answers to states with fresh noise differ by that noise, and a step multiplies what they differ by. Plans whose numbers are
+large (fitted where they cancel, along a flow without noise) would make it large too: they are walked without noise only.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from scorefield.samplers.plans import Calibration, Plan, rows
 from scorefield.samplers.tables import Correction, Row, walk_table
 from scorefield.shapes import Float, Tensor
 
+_STEADY = 4.0
+
 
 @final
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Calibrated(Sampler):
     """As accurate as a calibration has made it for this model; a robust multistep method where there is none.
 
     A model brings its calibration along (`scorefield calibrate`, or at the end of `scorefield train`). A plan is made for
-    the whole way from noise to data: a start or an end in between, or more evaluations than any plan has, is walked
-    uncalibrated, on the grid of this sampler.
+    the whole way from noise to data: a start or an end in between, more evaluations than any plan has, or more noise than the
+    plan can bear (η times its `amplification` above 4), is walked uncalibrated, on the grid of this sampler.
 
     Attributes:
         steps: K, the most evaluations; the plan of the next smaller budget is walked where there is none of K.
@@ -66,7 +71,7 @@ class Calibrated(Sampler):
 
     def evaluations(self) -> int:
         """K, or that of the plan of the next smaller budget."""
-        plan = None if self.calibration is None else self.calibration.plan(self.steps)
+        plan = self._chosen()
         return self.steps if plan is None else plan.evaluations
 
     def times(self, path: Path, start: float | None = None, end: float = 0.0) -> tuple[float, ...]:
@@ -97,7 +102,11 @@ class Calibrated(Sampler):
             return None
         if self.calibration.path != path:
             raise UsageError("this calibration was made for another path; calibrate the model that it is used with")
-        return self.calibration.plan(self.steps)
+        return self._chosen()
+
+    def _chosen(self) -> Plan | None:
+        plan = None if self.calibration is None else self.calibration.plan(self.steps)
+        return None if plan is None or self.eta * plan.amplification > _STEADY else plan
 
     def _uncalibrated(self) -> Sampler:
         if self.eta:

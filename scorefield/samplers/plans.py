@@ -71,6 +71,11 @@ class Plan:
         """N."""
         return len(self.times)
 
+    @property
+    def amplification(self) -> float:
+        """How large an error in the answers may come out of a step, as a multiple: the greatest Σ_j |b_{n,j}|, 1 at best."""
+        return max(math.fsum(map(abs, step.weights)) for step in (*self.steps, *self.corrections))
+
 
 @final
 @dataclass(frozen=True)

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from frontier_problems import Counted, Problem
 from torch import Tensor
 
+import scorefield
+from scorefield.model_calibration import calibrate_model
 from scorefield.samplers import (
     DDIM,
     DEIS,
     LMS,
     AdamsBashforth,
     Ancestral,
+    Calibrated,
+    Calibration,
     DPMSolverMultistep,
     Grid,
     Heun,
@@ -29,7 +34,9 @@ from scorefield.samplers import (
     Sampler,
     Trailing,
     UniPC,
+    VPTime,
 )
+from scorefield.samplers.calibration.calibrate import calibrate, pilot_count
 
 Rule = Callable[[Problem, int], Sampler]
 
@@ -39,6 +46,7 @@ GRIDS: dict[str, Grid] = {
     "Karras": Karras(),
     "linear": Linear(),
     "trailing": Trailing(),
+    "VP time": VPTime(),
 }
 ON_A_GRID: dict[str, Callable[[int, Grid], Sampler]] = {
     "DDIM": DDIM,
@@ -52,7 +60,24 @@ ON_A_GRID: dict[str, Callable[[int, Grid], Sampler]] = {
     "LMS-4": LMS,
 }
 
+_SEED = 77  # of the pilots: not the noise that is measured
+
+
+@cache
+def calibration(problem: Problem) -> Calibration:
+    """What `scorefield calibrate` finds for a network, and `calibrate` for a closed form, from noise of their own."""
+    run = problem.made_of.get("run")
+    if run is not None:
+        return calibrate_model(scorefield.load(run), seed=_SEED)
+    shape = problem.x_T.shape[1:]
+    generator = torch.Generator().manual_seed(_SEED)
+    noise = torch.randn(4 * pilot_count(shape), *shape, generator=generator, dtype=problem.x_T.dtype)
+    return calibrate(problem.denoiser, noise * problem.path.prior_std)
+
+
 OURS: dict[str, Rule] = {
+    "default": lambda problem, n: Calibrated(n, calibration=calibration(problem)),
+    "uncalibrated": lambda _, n: Calibrated(n),
     **{
         f"{name}, {on}": lambda _, n, make=make, grid=grid: make(n, grid)
         for name, make in ON_A_GRID.items()

@@ -66,6 +66,7 @@ def calibrate_model(
     budgets: Sequence[int] | None = None,
     pilots: int | None = None,
     rounds: int = 1,
+    thorough: bool = False,
     seed: int = 0,
     progress: Callable[[Plan], None] | None = None,
 ) -> Calibration:
@@ -76,6 +77,7 @@ def calibrate_model(
         budgets: numbers of evaluations; all from 4 to 50 that `calibrate` knows where None.
         pilots: how many trajectories; as many as `pilot_count` says where None.
         rounds: of the search for better nodes, for budgets up to 10.
+        thorough: whether every candidate is tried for more than 10 evaluations.
         seed: of the pilots' noise.
         progress: told of every plan.
 
@@ -97,7 +99,7 @@ def calibrate_model(
             spectrum=spectrum,
             budgets=BUDGETS if budgets is None else budgets,
             rounds=rounds,
-            thorough=False,
+            thorough=thorough,
             guidance=model.config.guidance,
             model=weights_digest(model.tensors()),
             progress=progress,

@@ -98,12 +98,12 @@ class Workshop:
 
     def candidates(self, budget: int, guide: Sequence[float] | None = None) -> list[tuple[float, ...]]:
         """Times worth trying: those planned, and as dense as a guide's levels or as a plan's, down to t_min or not."""
-        ways = [nodes[budget] for nodes in self.planned.values() if budget in nodes]
+        ways = [self.planned[power][budget] for power in (2.0, 1.0) if budget in self.planned[power]]
         dense = self.planned[2.0].get(_DENSITY_OF)
         if budget > _PLANNED_UP_TO and dense is not None:
             ways += self._as_dense(levels(self.problem.path, dense)[0], budget)
         if guide is not None and budget > len(guide):
-            ways = [*self._as_dense(guide, budget), *ways]
+            ways += self._as_dense(guide, budget)
         return list(dict.fromkeys(ways))
 
     def _as_dense(self, tau: Sequence[float] | np.ndarray, budget: int) -> list[tuple[float, ...]]:

@@ -23,7 +23,7 @@ from scorefield.model_config import require_buildable
 from scorefield.samplers import Calibrated
 from scorefield.storage import write_bytes
 from scorefield.training.configuration import RunConfig, configure
-from scorefield.training.loop import Ended, Event, Logged, Previewed, train
+from scorefield.training.loop import Calibrating, Ended, Event, Logged, Previewed, train
 from scorefield.training.processes import choose_device
 
 logger = logging.getLogger("scorefield")
@@ -101,20 +101,22 @@ def run_training(
     if end is None:
         raise DivergedError("training ended without saying how")
     if leads and config.calibrate and end.interrupted_by is None:
-        calibrate_run(out, device)
+        calibrate_run(out, device, watch)
     if leads:
         write_bytes(Path(out, "report.html"), report_html(Path(out)).encode())
     return end
 
 
-def calibrate_run(out: str, device: str | None = None) -> None:
+def calibrate_run(out: str, device: str | None = None, watch: Callable[[Event], None] | None = None) -> None:
     """Calibrate a trained run whose sampler asks for it, where it has not been; a network that cannot be is told of and left."""
     model = load(out, device=device or "cpu")
     if not isinstance(model.config.sampler, Calibrated) or model.calibration is not None:
         return
-    logger.warning("calibrating the sampler on the model's own trajectories (--set calibrate=false leaves it out)")
+    tell = watch or (lambda _: None)
+    tell(Calibrating(4))
     try:
-        save_calibration(out, calibrate_model(model, rounds=0))
+        found = calibrate_model(model, rounds=0, progress=lambda plan: tell(Calibrating(plan.evaluations)))
+        save_calibration(out, found)
     except UsageError as error:
         logger.warning("not calibrated: %s", error)
 

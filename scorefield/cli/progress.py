@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scorefield.training.configuration import RunConfig
-from scorefield.training.loop import Event, Progressed, Saved
+from scorefield.training.loop import Calibrating, Event, Progressed, Saved
 
 _REFRESHES_PER_SECOND = 4
 _SMOOTHING = 0.02
@@ -51,6 +51,9 @@ class TrainingProgress:
             self._progress.update(self._task, completed=event.progress, figures=self._figures(event))
         elif isinstance(event, Saved):
             self._progress.update(self._task, description=f"training (saved at {event.step})")
+        elif isinstance(event, Calibrating):
+            figures = f"for {event.evaluations} evaluations (--set calibrate=false leaves it out)"
+            self._progress.update(self._task, description="calibrating the sampler", figures=figures)
 
     def _figures(self, event: Progressed) -> str:
         left = event.seconds * (1.0 - event.progress) / max(event.progress, 1e-9)

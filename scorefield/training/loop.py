@@ -100,7 +100,14 @@ class Ended:
     interrupted_by: int | None
 
 
-Event = Progressed | Logged | Previewed | Saved | Ended
+@dataclass(frozen=True)
+class Calibrating:
+    """Training has ended, and the sampler is being calibrated; the plan of so many evaluations is next."""
+
+    evaluations: int
+
+
+Event = Progressed | Logged | Previewed | Saved | Ended | Calibrating
 
 
 def train(config: RunConfig, dataset: Dataset, out: str, *, device: str | None = None) -> Iterator[Event]:

@@ -158,8 +158,8 @@ def _only_object(answer: Answer) -> dict[str, Any]:
 
 def test_json_is_the_last_line_of_standard_output(point_run: Path, points: str, tmp_path: Path) -> None:
     sampled = _only_object(call("sample", point_run, "--out", tmp_path / "x.npz", "-n", 3, "--steps", 4, "--json"))
-    assert sampled["count"] == 3 and sampled["steps"] == 4 and sampled["sampler"] == "heun"
-    assert sampled["evaluations"] == 7
+    assert sampled["count"] == 3 and sampled["steps"] == 4 and sampled["sampler"] == "calibrated"
+    assert sampled["evaluations"] == 4
     reported = _only_object(call("report", point_run, "--out", tmp_path / "r.html", "--json"))
     assert Path(reported["out"]).read_text().startswith("<!")
     described = json.loads(call("data", points, "--json").out.splitlines()[-1])

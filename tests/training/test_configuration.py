@@ -26,7 +26,7 @@ from scorefield.objectives import (
 )
 from scorefield.paths import EDM, PATHS, VE, VP, Discrete, Rectified, SubVP
 from scorefield.records import kind_of, to_plain
-from scorefield.samplers import GRIDS, SAMPLERS, AnnealedLangevin, EulerMaruyama, Heun, PredictorCorrector
+from scorefield.samplers import GRIDS, SAMPLERS, AnnealedLangevin, EulerMaruyama, Heun, Levels, PredictorCorrector
 from scorefield.training.configuration import (
     PRESETS,
     RunConfig,
@@ -48,7 +48,9 @@ CHOICES = {
     "sampler": SAMPLERS,
     "sampler.grid": GRIDS,
 }
-EVERY_CHOICE = [(name, kind_of(kind)) for name, kinds in CHOICES.items() for kind in kinds]
+EVERY_CHOICE = [
+    (name, kind_of(kind)) for name, kinds in CHOICES.items() for kind in kinds if kind is not Levels
+]  # Levels are of no use before they are given
 
 
 def companions(preset: str, name: str, kind: str) -> dict[str, Any]:

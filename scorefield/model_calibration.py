@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from scorefield.errors import RefusedFileError, UsageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = "calibration.json"
 _LIMIT = 16 << 20
+_FIX = "delete it, or calibrate the model again"
 _SEED = 0x5C0FE  # pilots are noise of their own: no seed of a user's drawing should repeat them
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     parts: list[bytes] = []
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.flatten().view(-1).numpy().tobytes()]
+        values = tensor.flatten().view(torch.uint8).numpy().tobytes()
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), values]
     return sha256(*parts)
 
 
@@ -53,7 +56,9 @@ def read_calibration(folder: str | os.PathLike[str], tensors: Mapping[str, Tenso
     try:
         found: Calibration = from_plain(Calibration, read_json(file, max_bytes=_LIMIT), KINDS)
     except UsageError as error:
-        raise RefusedFileError(f"{file}: {error}; delete it, or calibrate the model again") from None
+        raise RefusedFileError(f"{file}: {error}; {_FIX}") from None
+    except RefusedFileError as error:
+        raise RefusedFileError(f"{error}; {_FIX}") from None
     if found.model != weights_digest(tensors):
         logger.warning("the calibration belongs to other weights and is not used; run `scorefield calibrate` again")
         return None

@@ -105,6 +105,8 @@ _PUBLIC = {
     ),
     "streams": ("BrownianPath", "SampleStreams"),
     "data": ("open_data",),
+    "samplers.calibration.calibrate": ("calibrate",),
+    "model_calibration": ("calibrate_model", "tune_model"),
     "model": ("Model", "load"),
     "fitting": ("fit",),
     "errors": ("ScorefieldError", "UsageError"),

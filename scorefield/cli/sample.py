@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
-from scorefield.errors import UsageError
+from scorefield.errors import UsageError, unknown_name
 from scorefield.paths import Discrete
+from scorefield.records import by_kind, from_plain, kind_of, to_plain
+from scorefield.samplers import GRIDS, SAMPLERS
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from scorefield.model import Model
     from scorefield.paths import Path as NoisePath
-    from scorefield.samplers import Sampler
+    from scorefield.samplers import Sampler, State
 
 _FILM_FRAMES = 40
+_SAMPLERS, _GRIDS = (", ".join(sorted(map(kind_of, kinds))) for kinds in (SAMPLERS, GRIDS))
+_OWN_OPTIONS = ("steps", "grid", "eta", "order", "variance")
+_NOT_SET = ("kind", "calibration")
 _MOST_SAMPLES = 100_000_000
 _LAST_SAMPLE = 1 << 62
 
@@ -39,20 +46,28 @@ class SampleCommand(Command):
     count: Annotated[int, tyro.conf.arg(name="n", aliases=("-n",))] = 64
     """How many."""
 
-    sampler: str | None = None
-    """ancestral, ddim or heun; the model's own without it."""
+    sampler: Annotated[
+        str | None, tyro.conf.arg(help=f"{_SAMPLERS}; the model's own without it. Hyphens are free: uni-pc.")
+    ] = None
 
     steps: int | None = None
     """Steps from noise to data."""
 
     eta: float | None = None
-    """DDIM's noise: 0 is deterministic, 1 is DDPM."""
+    """The noise of ddim and calibrated: 0 is deterministic, 1 is the reverse process (DDPM)."""
 
-    grid: str | None = None
-    """Where the steps are: native, linear, quadratic, trailing, leading, logsnr or karras."""
+    order: int | None = None
+    """The order of a multistep sampler."""
+
+    grid: Annotated[str | None, tyro.conf.arg(help=f"Where the steps are: {_GRIDS}.")] = None
 
     variance: str | None = None
-    """The ancestral sampler's: small or large."""
+    """The ancestral sampler's: small, large, or learned where the model has learned it."""
+
+    settings: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE …"), tyro.conf.UseAppendAction
+    ] = ()
+    """Any other option of the sampler, such as snr=0.2 or corrector=none, or of its grid, such as grid.rho=5; may be repeated."""
 
     class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")] = None
     """A class, by name or number; without it classes come as often as in the data."""
@@ -82,18 +97,10 @@ class SampleCommand(Command):
         """Draw and write."""
         self._check()
         set_threads(self.threads)
-        model = load_model(self.model, self.device)
-        if self.guidance is not None:
-            model = model.with_guidance(self.guidance)
+        model = self._guided(load_model(self.model, self.device))
         sampler = self.chosen(model.config.sampler)
-        if _extension(self.out) == ".gif":
-            if self.steps is None:  # a film of few steps would jump
-                most = model.config.path.steps if isinstance(model.config.path, Discrete) else _FILM_FRAMES - 1
-                sampler = replace(sampler, steps=max(sampler.steps, min(most, _FILM_FRAMES - 1)))
-            _write(self.out, _film(model, sampler, self.count, self.seed, self.class_, self.first))
-            evaluations = sampler.evaluations()
-        else:
-            evaluations = self._draw(model, sampler)
+        sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
+        evaluations = (self._film if _extension(self.out) == ".gif" else self._draw)(model, sampler)
         say(f"drew {self.count} samples into {self.out}")
         if self.json:
             print_json(
@@ -101,12 +108,22 @@ class SampleCommand(Command):
                     "out": self.out,
                     "count": self.count,
                     "seed": self.seed,
-                    "sampler": type(sampler).__name__.lower(),
+                    "sampler": kind_of(type(sampler)),
                     "steps": sampler.steps,
                     "evaluations": evaluations,
                 }
             )
         return 0
+
+    def _guided(self, model: Model) -> Model:
+        """The model with the scale of guidance that was asked for. Raises UsageError."""
+        if self.guidance is None:
+            return model
+        if self.guidance != 1.0 and model.config.classes and _label_dropout(Path(self.model)) == 0.0:
+            raise UsageError(
+                f"--guidance {self.guidance:g} compares with the model without a class, which this one was not trained to be (label_dropout=0); leave guidance out, or train with --set label_dropout=0.1"
+            )
+        return model.with_guidance(self.guidance)
 
     def _check(self) -> None:
         if self.count < 1 or self.batch < 1 or self.first < 0:
@@ -132,39 +149,91 @@ class SampleCommand(Command):
 
     def chosen(self, default: Sampler) -> Sampler:
         """The sampler that the options describe, starting from the model's own. Raises UsageError."""
-        from scorefield.records import by_kind
-        from scorefield.samplers import GRIDS, SAMPLERS
+        from scorefield.training.configuration import parse_settings
 
-        kind = type(default) if self.sampler is None else by_kind(SAMPLERS, self.sampler, "sampler")
-        sampler: Any = default if isinstance(default, kind) else kind()
-        options = {
-            "steps": self.steps,
-            "eta": self.eta,
-            "variance": self.variance,
-            "grid": None if self.grid is None else by_kind(GRIDS, self.grid, "grid")(),
-        }
+        kind = type(default) if self.sampler is None else by_kind(SAMPLERS, _plain_name(self.sampler), "sampler")
+        options = {name: getattr(self, name) for name in _OWN_OPTIONS}
         given = {name: value for name, value in options.items() if value is not None}
-        known = {field.name for field in fields(sampler)}
-        for name in given:
-            if name not in known:
-                raise UsageError(
-                    f"the sampler {kind.__name__.lower()} has no --{name}; it has {', '.join(f'--{option}' for option in sorted(known))}"
-                )
-        return replace(sampler, **given)
+        return _with_options(default if isinstance(default, kind) else kind(), given | parse_settings(self.settings))
 
-    def _draw(self, model: Model, sampler: Sampler) -> int | None:
+    def _draw(self, model: Model, sampler: Sampler) -> int:
+        """Write the samples; how often the denoiser was asked for one of them at most."""
         import numpy as np
 
-        parts, labels = [], []
-        batches = model.batches(
-            self.count, sampler=sampler, seed=self.seed, classes=self.class_, first=self.first, batch=self.batch
-        )
-        for samples, numbers in batches:
-            parts.append(samples)
-            labels.append(numbers)
+        parts, labels, asked = [], [], 0
+        for first in range(0, self.count, self.batch):
+            last, numbers = self._drawn(model, sampler, first)
+            parts.append(model.config.representation.from_model(last.x))
+            labels.append(None if numbers is None else numbers.cpu().numpy())
+            asked = max(asked, last.evaluations)
         classes = None if labels[0] is None else np.concatenate([part for part in labels if part is not None])
         _write_samples(self.out, model, np.concatenate(parts), classes, self.seed, self.first)
-        return sampler.evaluations()
+        return asked
+
+    def _drawn(self, model: Model, sampler: Sampler, start: int) -> tuple[State, Tensor | None]:
+        """The last state of the batch that begins so many samples after the first, and its classes."""
+        size, first = min(self.batch, self.count - start), self.first + start
+        labels = model.labels(self.seed, first, size, model.class_numbers(self.class_, size))
+        *_, last = model.trajectory(size, sampler=sampler, seed=self.seed, labels=labels, first=first)
+        return last, labels
+
+    def _film(self, model: Model, sampler: Sampler) -> int:
+        """Write x_t/√(α² + σ²) on its way from noise to data as a GIF; how often the denoiser was asked."""
+        states = _Thinned()
+        labels = model.labels(self.seed, self.first, self.count, model.class_numbers(self.class_, self.count))
+        sampler = sampler if self.steps is not None else _slowed(sampler, model.config.path)
+        for state in model.trajectory(self.count, sampler=sampler, seed=self.seed, labels=labels, first=self.first):
+            states.add(state)
+        start = model.noise(self.count, seed=self.seed, first=self.first) / model.config.path.prior_std
+        _write(self.out, _film_of(model, start, states.spread(_FILM_FRAMES - 1)))
+        return states.last.evaluations
+
+
+def _plain_name(name: str) -> str:
+    """A name without hyphens: `uni-pc` is unipc."""
+    return name.replace("-", "").replace("_", "")
+
+
+def _with_options(sampler: Sampler, options: Mapping[str, Any]) -> Sampler:
+    """A sampler with options by name: its own fields, the grid by its name, the grid's fields as `grid.rho`. Raises UsageError."""
+    from scorefield.model_config import KINDS
+    from scorefield.samplers import Sampler
+
+    plain = to_plain(sampler)
+    for name, value in options.items():
+        _set(plain, name, value)
+    return from_plain(Sampler, plain, KINDS)  # type: ignore[type-abstract]
+
+
+def _set(plain: dict[str, Any], name: str, value: Any) -> None:
+    """Put an option at its name. Raises UsageError: no such option, with those there are."""
+    owner, _, inner = name.partition(".")
+    place = plain["grid"] if owner == "grid" and inner else plain
+    last = inner if place is not plain else name
+    if last not in place or last in _NOT_SET:
+        raise _unknown_option(plain, name)
+    is_grid = place is plain and last == "grid" and isinstance(value, str)
+    place[last] = to_plain(by_kind(GRIDS, _plain_name(value), "grid")()) if is_grid else value
+
+
+def _unknown_option(plain: Mapping[str, Any], name: str) -> UsageError:
+    """Names what the sampler and its grid have, as they are written on the command line."""
+    known = [field for field in plain if field not in _NOT_SET]
+    inner = [f"grid.{field}" for field in plain["grid"] if field not in _NOT_SET]
+    if name not in _OWN_OPTIONS:
+        return unknown_name(f"option of the sampler {plain['kind']}", name, [*known, *inner])
+    has = [f"--{field}" if field in _OWN_OPTIONS else f"--set {field}=…" for field in (*known, *inner)]
+    return UsageError(f"the sampler {plain['kind']} has no --{name}; it has {', '.join(has)}")
+
+
+def _label_dropout(run: Path) -> float | None:
+    """The share of samples that a run was trained on without their label; None for a model without its run."""
+    from scorefield.storage import read_json
+    from scorefield.training.configuration import read_configuration
+
+    if not (run / "run.json").is_file():
+        return None
+    return read_configuration(read_json(run / "run.json")["requested"]).label_dropout
 
 
 def _extension(out: str) -> str:
@@ -224,21 +293,53 @@ def _npy(sample: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _film(model: Model, sampler: Sampler, count: int, seed: int, class_: str | None, first: int) -> bytes:
-    """A GIF of x_t/√(α² + σ²) on its way from noise to data, in at most forty frames."""
+class _Thinned:
+    """States of a trajectory whose length nobody knows: at most twice a film's frames are kept, spread over the way."""
+
+    def __init__(self) -> None:
+        self.kept: list[State] = []
+        self.stride = 1
+        self.seen = 0
+        self.last: State
+
+    def add(self, state: State) -> None:
+        """Keep every `stride`-th; where there are too many, every other one of those."""
+        self.last, self.seen = state, self.seen + 1
+        if self.seen % self.stride == 0:
+            self.kept.append(state)
+        if len(self.kept) == 2 * _FILM_FRAMES:
+            self.kept, self.stride = self.kept[1::2], 2 * self.stride
+
+    def spread(self, most: int) -> Sequence[State]:
+        """At most so many of them, the last one always the trajectory's."""
+        states = self.kept if self.kept and self.kept[-1] is self.last else [*self.kept, self.last]
+        stride = -(-len(states) // most)
+        return states[(len(states) - 1) % stride :: stride]
+
+
+def _slowed(sampler: Sampler, path: NoisePath) -> Sampler:
+    """The sampler with as many steps as a film has frames: a film of few would jump. Long ones stay as they are."""
+    evaluations = sampler.evaluations()
+    if evaluations is None or evaluations > 2 * _FILM_FRAMES:
+        return sampler
+    most = min(path.steps, _FILM_FRAMES - 1) if isinstance(path, Discrete) else _FILM_FRAMES - 1
+    slowed = replace(sampler, steps=max(sampler.steps, most))
+    try:
+        slowed.times(path)
+    except UsageError:  # a grid of so many levels and no more
+        return sampler
+    return slowed
+
+
+def _film_of(model: Model, start: Tensor, states: Sequence[State]) -> bytes:
+    """A GIF of a start and states."""
     import torch
 
     from scorefield.evaluation.pictures import gif
     from scorefield.fitting import value_range
 
-    labels = model.labels(seed, first, count, model.class_numbers(class_, count))
-    states = model.trajectory(count, sampler=sampler, seed=seed, labels=labels, first=first)
-    frames = [model.noise(count, seed=seed, first=first) / model.config.path.prior_std]
-    stride = max(1, -(-sampler.steps // (_FILM_FRAMES - 1)))
-    for number, state in enumerate(states, start=1):
-        if (sampler.steps - number) % stride == 0:
-            frames.append(state.x / _size(model.config.path, state.t))
     representation = model.config.representation
+    frames = [start, *(state.x / _size(model.config.path, state.t) for state in states)]
     arrays = [representation.channels_first(representation.from_model(frame)) for frame in frames]
     return gif([torch.from_numpy(array) for array in arrays], value_range=value_range(model))
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.worlds import MLP, SHORT, Answer, call, digest, process, python, settings
+from tests.cli.worlds import MLP, SHORT, UNET, Answer, call, digest, process, python, settings, trained
 
 # ── data that cannot be used ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,6 +210,30 @@ SAMPLING: dict[str, tuple[list[str], int, str]] = {
     "negative eta": (["--sampler", "ddim", "--eta", "-0.5"], 2, "eta"),
     "eta not a number": (["--sampler", "ddim", "--eta", "nan"], 2, "eta"),
     "eta of another sampler": (["--sampler", "heun", "--eta", "1"], 2, "no --eta"),
+    "an option that another sampler has": (["--sampler", "ddim", "--set", "snr=0.2"], 2, "known: eta, grid, steps"),
+    "an option almost spelt": (["--sampler", "churn", "--set", "s_chrun=3"], 2, "did you mean 's_churn'"),
+    "an option that another grid has": (["--grid", "linear", "--set", "grid.rho=5"], 2, "unknown option"),
+    "an option within a number": (["--set", "steps.most=5"], 2, "unknown option"),
+    "another kind": (["--set", "kind=ddim"], 2, "unknown option"),
+    "a calibration": (["--sampler", "calibrated", "--set", "calibration=x"], 2, "unknown option"),
+    "an option without value": (["--set", "variance"], 2, "key=value"),
+    "an option of text": (["--sampler", "churn", "--set", "s_churn=lots"], 2, "must be a number, got 'lots'"),
+    "an impossible option": (["--sampler", "predictor-corrector", "--set", "snr=7"], 2, "between 0 and 1"),
+    "an unknown corrector": (["--sampler", "predictor-corrector", "--set", "corrector=x"], 2, "langevin"),
+    "an unknown grid by --set": (["--set", "grid=karas"], 2, "did you mean 'karras'"),
+    "a grid that is a number": (["--set", "grid=3"], 2, "grid must be"),
+    "a fraction of a step": (["--set", "steps=2.5"], 2, "whole number"),
+    "order of another sampler": (["--sampler", "heun", "--order", "2"], 2, "no --order"),
+    "an order there is not": (["--sampler", "deis", "--order", "9"], 2, "order"),
+    "levels that rise": (["--grid", "levels", "--set", "grid.levels=[1,2]"], 2, "fall strictly"),
+    "levels of another number": (["--grid", "levels", "--set", "grid.levels=[2,1]"], 2, "steps"),
+    "a variance that was not learned": (["--variance", "learned"], 2, "learned_variance=true"),
+    "a chain that compares energies": (
+        ["--sampler", "langevin", "--steps", "5", "--set", "metropolis=true"],
+        2,
+        "parameterisation=energy",
+    ),
+    "guidance of a model without classes": (["--guidance", "2"], 2, "without classes"),
     "unknown variance": (["--sampler", "ancestral", "--variance", "huge"], 2, "small"),
     "a class of a model without": (["--class", "3"], 2, "without classes"),
     "no samples": (["-n", "0"], 2, "-n"),
@@ -231,6 +255,22 @@ def test_impossible_sampling_is_refused_and_writes_nothing(name: str, discrete_r
     words, code, said = SAMPLING[name]
     _refused(call("sample", discrete_run, "--out", tmp_path / "x.npz", *words), code, said)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_ancestral_predictor_wants_a_path_that_has_one(runs: Path, points: str, tmp_path: Path) -> None:
+    """Fails where sub-VP, which has no chain, is drawn by another path's chain, or by a traceback."""
+    run = trained(runs / "subvp", points, MLP, more=["--preset", "subvp"])
+    words = ["--sampler", "predictor-corrector", "--steps", 3, "--set", "predictor=ancestral"]
+    _refused(call("sample", run, "--out", tmp_path / "x.npz", *words), 2, "use predictor='reverse-diffusion'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_guidance_is_refused_where_no_label_was_left_out(runs: Path, images: str, tmp_path: Path) -> None:
+    """Fails where a model that never saw a sample without its class is guided by what it says about that."""
+    run = trained(runs / "labelled", images, UNET, {"label_dropout": 0})
+    _refused(call("sample", run, "--out", tmp_path / "x.npz", "--guidance", "2"), 2, "label_dropout=0")
+    assert not list(tmp_path.iterdir())
+    assert call("sample", run, "--out", tmp_path / "x.npz", "-n", 1, "--steps", 1, "--guidance", "1").code == 0
 
 
 OUTPUTS: dict[str, tuple[str, int, str]] = {

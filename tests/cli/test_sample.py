@@ -121,6 +121,12 @@ def test_the_help_lists_the_samplers_and_grids_there_are() -> None:
         assert ", ".join(sorted(kind_of(kind) for kind in kinds)) in text
 
 
+def test_the_page_of_samplers_names_every_one() -> None:
+    """Fails where a sampler or a grid is there and the page that says which to take knows nothing of it."""
+    page = Path(__file__, "../../../docs/choosing.md").resolve().read_text()
+    assert [kind_of(kind) for kind in (*SAMPLERS, *GRIDS) if f"`{kind_of(kind)}`" not in page] == []
+
+
 # ── drawing with it ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -86,13 +86,13 @@ def tune(
 
 
 def _searched(shop: Workshop, known: Calibration, budget: int, rounds: int) -> Plan | None:
-    """The best plan that a search finds from every start: the planned nodes, and those of the known plan."""
+    """What a search finds from the best start: the planned nodes, or those of the known plan."""
     there = known.plan(budget)
     starts = shop.candidates(budget)
     if there is not None and there.evaluations == budget:
         starts.append(there.times)
-    found = [search(shop, shop.fit(times), rounds) for times in dict.fromkeys(starts)]
-    return min(found, key=lambda fitted: fitted.seen).plan if found else None
+    tried = [shop.fit(times) for times in dict.fromkeys(starts)]
+    return search(shop, min(tried, key=lambda fitted: fitted.seen), rounds).plan if tried else None
 
 
 def _compared(fresh: Problem, exact: Tensor, known: Calibration, budget: int, plan: Plan | None) -> Gain:

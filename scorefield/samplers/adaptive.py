@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 from scorefield.arithmetic import along_batch, per_sample_sum
 from scorefield.denoisers.base import Denoiser
@@ -44,7 +44,6 @@ _ERROR = tuple(fifth - fourth for fifth, fourth in zip(_FIFTH.weights, _FOURTH.w
 _SAFETY, _PROPORTIONAL, _INTEGRAL = 0.9, 0.14, 0.08
 _LEAST, _MOST = 0.2, 5.0
 _TINY = 1e-10
-_LAST_NODE = 1.0 - 1e-9
 
 
 @final
@@ -114,6 +113,15 @@ class Adaptive(Sampler):
         )
 
 
+class _Place(NamedTuple):
+    """Where on the way each sample is: t, √(α²+σ²), cos θ and sin θ."""
+
+    t: Float[Tensor, " b"]
+    length: Float[Tensor, " b"]
+    cos: Float[Tensor, " b"]
+    sin: Float[Tensor, " b"]
+
+
 class _Flow:
     """dz/dθ for some of the samples, and how θ, t and x are found from each other."""
 
@@ -135,15 +143,22 @@ class _Flow:
 
     def length(self, angle: Tensor) -> Tensor:
         """√(α²+σ²)."""
-        t = self.time(angle)
-        return (self.path.alpha(t) ** 2 + self.path.sigma(t) ** 2).sqrt()
+        return self._length(self.time(angle))
 
-    def slope(self, z: Tensor, angle: Tensor, condition: Any) -> tuple[Tensor, Tensor]:
+    def places(self, angles: Tensor) -> list[_Place]:
+        """A place for each row of angles: found for all the stages of a step at once, as they do not depend on z."""
+        t = self.time(angles.flatten())
+        found = (t, self._length(t), angles.cos(), angles.sin())
+        return [_Place(*row) for row in zip(*(values.view_as(angles).unbind() for values in found), strict=True)]
+
+    def slope(self, z: Tensor, place: _Place, condition: Any) -> tuple[Tensor, Tensor]:
         """(dz/dθ, D), dz/dθ = (cos θ z − D)/sin θ  (M26)."""
         self.calls += 1
-        x = z * along_batch(self.length(angle), z)
-        x_0 = self.denoiser(x, self.time(angle), condition).x0
-        return (z * along_batch(angle.cos(), z) - x_0) / along_batch(angle.sin(), z), x_0
+        x_0 = self.denoiser(z * along_batch(place.length, z), place.t, condition).x0
+        return (z * along_batch(place.cos, z)).sub_(x_0).div_(along_batch(place.sin, z)), x_0
+
+    def _length(self, t: Tensor) -> Tensor:
+        return (self.path.alpha(t) ** 2 + self.path.sigma(t) ** 2).sqrt()
 
 
 def _angle(path: Path, t: float) -> float:
@@ -170,8 +185,9 @@ class _Crowd:
         import torch
 
         angle = torch.full((len(x),), flow.first_angle, dtype=torch.float64, device=x.device)
-        z = x / along_batch(flow.length(angle), x)
-        slope, x_0 = flow.slope(z, angle, flow.condition)
+        (place,) = flow.places(angle[None])
+        z = x / along_batch(place.length, x)
+        slope, x_0 = flow.slope(z, place, flow.condition)
         ones = torch.ones_like(angle)
         return _Crowd(flow, z, slope, x_0, angle, flow.first_width * ones, ones, ones)
 
@@ -219,11 +235,17 @@ class _Crowd:
         """(z, dz/dθ, D, the difference of the two results) after a step of h; six questions, the last at its end."""
         wide = along_batch(h, self.z)
         found, z, x_0 = [self.slope], self.z, self.x_0
-        for row, node in zip(_FIFTH.matrix[1:], _FIFTH.nodes[1:], strict=True):
-            z = self.z + wide * _sum(row, found)
-            slope, x_0 = self.flow.slope(z, there if node > _LAST_NODE else self.angle + node * h, condition)
+        for row, place in zip(_FIFTH.matrix[1:], self.flow.places(self._stages(h, there)), strict=True):
+            z = (wide * _sum(row, found)).add_(self.z)
+            slope, x_0 = self.flow.slope(z, place, condition)
             found.append(slope)
         return z, found[-1], x_0, wide * _sum(_ERROR, found)
+
+    def _stages(self, h: Tensor, there: Tensor) -> Tensor:
+        """The angles of the six questions, one a row; the last two are at the step's end, exactly."""
+        angles = self.angle + h * h.new_tensor(_FIFTH.nodes[1:])[:, None]
+        angles[-2:] = there
+        return angles
 
     def state(self) -> State:
         """As a state in model space."""

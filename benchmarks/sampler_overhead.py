@@ -25,7 +25,19 @@ from torch import Tensor
 
 from scorefield.denoisers import NetworkDenoiser, Noise, Preconditioned
 from scorefield.paths import EDM, Discrete
-from scorefield.samplers import DDIM, Ancestral, DPMSolverMultistep, Heun, Leading, Sampler, UniPC
+from scorefield.samplers import (
+    DDIM,
+    Ancestral,
+    Churn,
+    DPMSolver,
+    DPMSolverMultistep,
+    Heun,
+    Leading,
+    Restart,
+    RungeKutta,
+    Sampler,
+    UniPC,
+)
 from scorefield.streams import SampleStreams
 
 SHAPE = (1, 1, 28, 28)
@@ -37,6 +49,15 @@ LIMITED = (
     "scorefield UniPC-3, corrected",
     "scorefield UniPC-3, noise",
 )
+
+SEVERAL: dict[str, type[Sampler]] = {
+    "scorefield Heun, per evaluation": Heun,
+    "scorefield RK4, per evaluation": RungeKutta,
+    "scorefield DPM-Solver-3, per eval.": DPMSolver,
+    "scorefield churn, per evaluation": Churn,
+    "scorefield Restart, per evaluation": Restart,
+}
+"""Samplers of more than one evaluation a step."""
 
 Loop = Callable[[int], Tensor]
 """A drawing of so many steps."""
@@ -87,7 +108,7 @@ def loops() -> dict[str, Loop]:
     return {
         "scorefield DDIM, EDM's path": ours(DDIM, edm),
         "scorefield DDIM, DDPM's path": ours(DDIM, ddpm, grid=Leading()),
-        "scorefield Heun, per evaluation": ours(Heun, edm),
+        **{name: ours(sampler, edm) for name, sampler in SEVERAL.items()},
         "scorefield DDPM": ours(Ancestral, ddpm),
         "scorefield DDPM, noise by sample": ours(Ancestral, ddpm, streams=True),
         "scorefield DPM++ 2M": ours(DPMSolverMultistep, ddpm),
@@ -121,9 +142,15 @@ def per_step(steps: int, rounds: int) -> dict[str, float]:
     """Microseconds per evaluation outside the network of every loop; a round that is not counted comes first."""
     measured = loops()
     taken = [{name: seconds(loop, steps) for name, loop in measured.items()} for _ in range(rounds + 1)][1:]
-    evaluations = {name: 2 * steps - 1 if "per evaluation" in name else steps for name in measured}
+    evaluations = {name: asked(name, steps) for name in measured}
     alone = network_alone()
     return {name: 1e6 * statistics.median(one[name] for one in taken) / evaluations[name] - alone for name in measured}
+
+
+def asked(name: str, steps: int) -> int:
+    """How many evaluations a loop of so many steps takes."""
+    sampler = SEVERAL.get(name)
+    return steps if sampler is None else sampler(steps=steps).evaluations() or steps  # type: ignore[call-arg]
 
 
 def peak_growth(loop: Loop) -> int:

@@ -245,7 +245,7 @@ def test_the_law_of_a_mixture_is_reached_in_every_direction(eta: float) -> None:
     assert abs(float(finest.mean()) - 1.0) < 4.0 * float(finest.std()) / COUNT**0.5
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("eta", [0.25, 1.0])
 def test_the_law_of_a_mixture_is_reached_within_the_sampling_floor(eta: float) -> None:
     """Sliced Wasserstein to fresh data, and each entry of the covariance, differ by no more than two draws of the data do."""
     data, other = (image_like().draw(COUNT, seeded(seed)) for seed in (7, 8))

@@ -124,6 +124,13 @@ def test_steps_that_learn_nothing_converge_at_adams_order(path: Path) -> None:
     assert errors[0] / errors[1] > 2.0**2.7, errors
 
 
+def test_a_correction_starts_from_one_order_more_than_a_step() -> None:
+    """Where nothing is learned a step has three numbers and a correction four: the answer that comes for free is an order (M26)."""
+    plan = on_pilots(VP(), 8, Method(ridge=1e12)).plan
+    assert abs(plan.steps[5].weights[3]) < 1e-8 < 1e-4 < abs(plan.steps[5].weights[2])
+    assert abs(plan.corrections[5].weights[3]) > 1e-4
+
+
 @pytest.mark.parametrize("history", [1, 2, 3, 6])
 def test_no_step_looks_further_back_than_it_may(history: int) -> None:
     """Nor further than there are answers; the correction has the new one too."""

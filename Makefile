@@ -15,7 +15,7 @@ PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check install -
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
-        quality score-matching benchmarks peers frontier crash constraints clean
+        quality score-matching presets benchmarks peers frontier crash constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -112,6 +112,9 @@ quality: .venv/.benchmarks ## fit Fashion-MNIST for 15 minutes and measure, besi
 
 score-matching: .venv/.benchmarks ## learn toys by every form of score matching: pictures into docs/images, a table
 	$(ONE_THREAD) $(BIN)/python benchmarks/score_matching.py --out docs/images
+
+presets: .venv/.benchmarks ## train every preset for ten minutes on Fashion-MNIST: a grid and a Fréchet distance of each, into docs/
+	$(BIN)/python benchmarks/presets.py --docs docs
 
 benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
 	$(BIN)/python benchmarks/train_speed.py

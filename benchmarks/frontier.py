@@ -60,8 +60,14 @@ def measure(settings: argparse.Namespace, found: Sequence[Problem]) -> list[Row]
                 "diffusers", problem, wanted, frontier_diffusers.run, settings.budgets, settings.cache, _report
             )
     rows += _other_peers(settings, found)
+    chosen = [one for one in frontier_ours.SETTINGS if not settings.only or one.name in settings.only]
     for problem in found:
-        rows += survey(OURS, problem, frontier_ours.SETTINGS, frontier_ours.run, settings.budgets, _report)
+        if settings.stored:
+            rows += json.loads((settings.cache / f"ours_{problem.name}.json").read_text())["rows"]
+            continue
+        ours = survey(OURS, problem, chosen, frontier_ours.run, settings.budgets, _report)
+        (settings.cache / f"ours_{problem.name}.json").write_text(json.dumps({"rows": ours}))
+        rows += ours
     return rows
 
 
@@ -329,8 +335,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--image", type=File, default=None, help="where the picture goes, if anywhere")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ours-only", action="store_true", help="measure ours alone, beside the peers' stored rows")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of ours, such as default uncalibrated")
+    parser.add_argument("--stored", action="store_true", help="write the tables of what was measured before, ours too")
     parser.add_argument("--quick", action="store_true", help="two targets, diffusers alone, three budgets: a minute")
     settings = parser.parse_args()
+    settings.ours_only |= settings.stored
     settings.targets = (
         list(QUICK_PROBLEMS if settings.quick else CLOSED_FORMS) if settings.targets is None else settings.targets
     )

@@ -53,10 +53,11 @@ _SEED = 77  # of the pilots: not the noise that is measured
 
 @cache
 def calibration(problem: Problem) -> Calibration:
-    """What `scorefield calibrate` finds for a network, and `calibrate` for a closed form, from noise of their own."""
+    """A network's own, as `scorefield train` leaves it, and what `calibrate` finds for a closed form from noise of its own."""
     run = problem.made_of.get("run")
     if run is not None:
-        return calibrate_model(scorefield.load(run), seed=_SEED)
+        model = scorefield.load(run)
+        return model.calibration or calibrate_model(model, rounds=0, seed=_SEED)
     shape = problem.x_T.shape[1:]
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(4 * pilot_count(shape), *shape, generator=generator, dtype=problem.x_T.dtype)

@@ -41,7 +41,7 @@ class Calibrated(Sampler):
     """As accurate as a calibration has made it for this model; a robust multistep method where there is none.
 
     A model brings its calibration along (`scorefield calibrate`, or at the end of `scorefield train`). A plan is made for
-    the whole way from noise to data: a start or an end in between, more evaluations than any plan has, or more noise than the
+    the whole way from noise to data: a start or an end in between, fewer evaluations than any plan has, or more noise than the
     plan can bear (η times its `amplification` above 4), is walked uncalibrated, on the grid of this sampler.
 
     Attributes:

@@ -107,10 +107,10 @@ class Calibration:
             rows(plan, self.path)
 
     def plan(self, evaluations: int) -> Plan | None:
-        """The plan of the most evaluations that are no more than these; None below the least and beyond the greatest."""
+        """The plan of the most evaluations that are no more than these; None below the least."""
         budgets = [plan.evaluations for plan in self.plans]
         place = bisect_right(budgets, evaluations)
-        return self.plans[place - 1] if place and evaluations <= budgets[-1] else None
+        return self.plans[place - 1] if place else None
 
     def with_plans(self, plans: dict[int, Plan]) -> Calibration:
         """The same with plans added or replaced, by their evaluations."""

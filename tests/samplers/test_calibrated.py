@@ -43,7 +43,7 @@ def planned(path: Path, *counts: int, eta: float = 0.0, steps: int | None = None
 def test_facts_hold_along_a_plan(path: Path, eta: float) -> None:
     """The plan's times, its price and its noise are what is walked; the states are those of the plan (M25)."""
     sampler, denoiser = planned(path, 4, 6, eta=eta, steps=7), Shrinking(path)
-    assert sampler.evaluations() == 7  # there is no plan of so many
+    assert sampler.evaluations() == 6  # there is no plan of so many
     sampler = replace(sampler, steps=5)
     x_T = path.prior_std * normal(3, 2, 2)
     states = list(sampler.trajectory(denoiser, x_T, generator=seeded(1)))
@@ -88,9 +88,9 @@ def test_a_part_of_the_way_is_walked_uncalibrated(path: Path, start: float | Non
 
 
 def test_without_a_plan_the_robust_method_is_walked_on_the_samplers_grid() -> None:
-    """The grid and the steps a user gives must count where no plan does: beyond the greatest budget and below the least."""
+    """The grid and the steps a user gives must count where no plan does: below the least budget."""
     world, x, path = mixture(VP()), normal(4, 2), VP()
-    for steps in (3, 9):
+    for steps in (2, 3):
         sampler = replace(planned(path, 4, 8, steps=steps), grid=Karras())
         wanted = UniPC(steps=steps, grid=Karras()).sample(world, x)
         assert torch.equal(sampler.sample(world, x), wanted)

@@ -163,7 +163,7 @@ def _ddpm() -> RunConfig:
     return RunConfig(
         preset="ddpm",
         path=Discrete(),
-        parameterisation=Noise(label="time"),
+        parameterisation=Noise(),
         objective=Denoising(),
         measure=False,
         centre=False,

@@ -114,7 +114,11 @@ def test_classifier_free_needs_a_possible_scale() -> None:
             ClassifierFree(_Labelled(VP()), 2, scale)
 
 
-@pytest.mark.parametrize("wrap", [Clipped, Centred, lambda inner: Clipped(Centred(inner, 0.3))], ids=repr)
+@pytest.mark.parametrize(
+    "wrap",
+    [Clipped, Centred, lambda inner: Clipped(Centred(inner, 0.3))],
+    ids=["clipped", "centred", "clipped-centred"],
+)
 def test_a_learned_variance_is_passed_on(wrap: Any) -> None:
     """A wrapper that drops v draws with another variance than was learned (M14)."""
 

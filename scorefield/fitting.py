@@ -113,7 +113,7 @@ def calibrate_run(out: str, device: str | None = None, watch: Callable[[Event], 
     if not isinstance(model.config.sampler, Calibrated) or model.calibration is not None:
         return
     tell = watch or (lambda _: None)
-    tell(Calibrating(4))
+    tell(Calibrating(0))
     try:
         found = calibrate_model(model, rounds=0, progress=lambda plan: tell(Calibrating(plan.evaluations)))
         save_calibration(out, found)

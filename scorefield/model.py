@@ -273,8 +273,13 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
 
 
-def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Model:
+def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu", calibrated: bool = True) -> Model:
     """Load a model from the folder of a run or a model; nothing else need be said, ever.
+
+    Args:
+        folder: of a run, or of a model.
+        device: where the weights go.
+        calibrated: whether its calibration is read too, where it has one.
 
     Raises:
         UsageError: there is no such folder, or it has nothing to do with a model.
@@ -283,7 +288,7 @@ def load(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     """
     plain, tensors = read_model(folder, check=_check_weights)
     config = ModelConfig.from_plain(plain)
-    calibration = read_calibration(folder, tensors)
+    calibration = read_calibration(folder, tensors) if calibrated else None
     with torch.random.fork_rng(devices=[]):
         network = config.build_network()
     moments = {name.removeprefix(_MOMENTS): tensors.pop(name) for name in list(tensors) if name.startswith(_MOMENTS)}

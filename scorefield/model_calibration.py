@@ -79,7 +79,8 @@ def calibrate_model(
 
     Args:
         model: it stays as it is; `model.calibrated(…)` draws by what is returned.
-        budgets: numbers of evaluations; all from 4 to 50 that `calibrate` knows where None.
+        budgets: numbers of evaluations, whose plans then stand beside those that the model has; all from 4 to 50 that
+            `calibrate` knows, anew, where None.
         pilots: how many trajectories; as many as `pilot_count` says where None.
         rounds: of the search for better nodes, for budgets up to 10.
         thorough: whether every candidate is tried for more than 10 evaluations.
@@ -97,7 +98,7 @@ def calibrate_model(
         raise UsageError(f"a calibration needs pilots, got {count}")
     spectrum = Spectrum.of_moments(model.moments) if model.moments else None
     with model.evaluating():
-        return calibrate(
+        found = calibrate(
             model.denoiser,
             model.noise(count, seed=_SEED + seed),
             condition=model.labels(_SEED + seed, 0, count),
@@ -109,6 +110,10 @@ def calibrate_model(
             model=weights_digest(model.tensors()),
             progress=progress,
         )
+    known = model.calibration
+    if budgets is None or known is None or (known.guidance, known.model) != (found.guidance, found.model):
+        return found
+    return known.with_plans({plan.evaluations: plan for plan in found.plans})
 
 
 def tune_model(
@@ -125,12 +130,13 @@ def tune_model(
     Raises:
         UsageError: impossible budgets, too few pilots, a model whose answers are not finite.
     """
-    from scorefield.samplers.calibration.calibrate import pilot_count, require_budgets
+    from scorefield.samplers.calibration.calibrate import pilot_count, require_budgets, require_rounds
     from scorefield.samplers.calibration.pilots import Problem
     from scorefield.samplers.calibration.planning import Spectrum
     from scorefield.samplers.calibration.tuning import tune
 
     require_budgets(budgets)
+    require_rounds(rounds)
     count = pilot_count(model.config.shape) if pilots is None else pilots
     guidance, digest = model.config.guidance, weights_digest(model.tensors())
     known = model.calibration or Calibration(model.config.path, (), guidance, count, 0, digest)

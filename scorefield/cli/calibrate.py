@@ -25,7 +25,7 @@ class CalibrateCommand(Command):
     """A run's or model's folder."""
 
     evaluations: Annotated[str | None, tyro.conf.arg(metavar="4,6,8")] = None
-    """For which numbers of evaluations; from 4 to 50 without it."""
+    """For which numbers of evaluations, beside the plans that there are; all from 4 to 50, anew, without it."""
 
     pilots: int | None = None
     """How many trajectories to learn from; chosen by the size of a sample without it."""
@@ -54,12 +54,12 @@ class CalibrateCommand(Command):
         set_threads(self.threads)
         from scorefield.model_calibration import calibrate_model, save_calibration
 
-        model = load_model(self.model, self.device)
+        # A whole calibration replaces the old one, whatever that is; one for some budgets goes with the rest of it.
+        model = load_model(self.model, self.device, calibrated=budgets is not None)
         if self.guidance is not None:
             model = model.with_guidance(self.guidance)
-        print("evaluations  uncalibrated  calibrated")
         found = calibrate_model(
-            model, budgets=budgets, pilots=self.pilots, rounds=self.rounds, seed=self.seed, progress=_print
+            model, budgets=budgets, pilots=self.pilots, rounds=self.rounds, seed=self.seed, progress=_Table()
         )
         save_calibration(self.model, found)
         say(f"{len(found.plans)} plans from {found.pilots} trajectories are in {self.model}/calibration.json")
@@ -72,5 +72,15 @@ class CalibrateCommand(Command):
         return 0
 
 
-def _print(plan: Plan) -> None:
-    print(f"{plan.evaluations:11d}  {plan.uncalibrated:12.4g}  {plan.error:10.4g}", flush=True)
+class _Table:
+    """A row for each plan as it is made, under a head."""
+
+    def __init__(self) -> None:
+        self._is_new = True
+
+    def __call__(self, plan: Plan) -> None:
+        """Print a row."""
+        if self._is_new:
+            print("evaluations  uncalibrated  calibrated")
+            self._is_new = False
+        print(f"{plan.evaluations:11d}  {plan.uncalibrated:12.4g}  {plan.error:10.4g}", flush=True)

@@ -52,14 +52,14 @@ def set_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
-def load_model(run: str, device: str | None) -> Model:
+def load_model(run: str, device: str | None, *, calibrated: bool = True) -> Model:
     """The model of a run, on a device that is there. Raises what `load` and `choose_device` raise."""
     if not os.path.isdir(run):
         raise UsageError(f"no run folder at '{run}'; give the folder that `scorefield train … --out` wrote")
     from scorefield.model import load
     from scorefield.training.processes import choose_device
 
-    return load(run, device=choose_device(device))
+    return load(run, device=choose_device(device), calibrated=calibrated)
 
 
 def require_parent(out: str) -> None:

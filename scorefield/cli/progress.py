@@ -52,7 +52,7 @@ class TrainingProgress:
         elif isinstance(event, Saved):
             self._progress.update(self._task, description=f"training (saved at {event.step})")
         elif isinstance(event, Calibrating):
-            figures = f"for {event.evaluations} evaluations (--set calibrate=false leaves it out)"
+            figures = f"up to {event.evaluations} evaluations (--set calibrate=false leaves it out)"
             self._progress.update(self._task, description="calibrating the sampler", figures=figures)
 
     def _figures(self, event: Progressed) -> str:

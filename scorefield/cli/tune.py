@@ -79,9 +79,8 @@ class TuneCommand(Command):
         model = load_model(self.model, self.device)
         if self.guidance is not None:
             model = model.with_guidance(self.guidance)
-        print("evaluations  uncalibrated      before       after")
         found, gains = tune_model(
-            model, budgets=budgets, pilots=self.pilots, rounds=self.rounds, seed=self.seed, progress=_print
+            model, budgets=budgets, pilots=self.pilots, rounds=self.rounds, seed=self.seed, progress=_Table()
         )
         save_calibration(self.model, found)
         write_bytes(plot, _chart(gains).encode())
@@ -92,11 +91,19 @@ class TuneCommand(Command):
         return 0
 
 
-def _print(gain: Gain) -> None:
-    mark = "" if gain.kept else "  (what there was stays)"
-    print(
-        f"{gain.evaluations:11d}  {gain.uncalibrated:12.4g}  {gain.before:10.4g}  {gain.after:10.4g}{mark}", flush=True
-    )
+class _Table:
+    """A row for each budget as it is done, under a head."""
+
+    def __init__(self) -> None:
+        self._is_new = True
+
+    def __call__(self, gain: Gain) -> None:
+        """Print a row."""
+        if self._is_new:
+            print("evaluations  uncalibrated      before       after")
+            self._is_new = False
+        row = f"{gain.evaluations:11d}  {gain.uncalibrated:12.4g}  {gain.before:10.4g}  {gain.after:10.4g}"
+        print(row if gain.kept else f"{row}  (what there was stays)", flush=True)
 
 
 def _chart(gains: Sequence[Gain]) -> str:

@@ -102,7 +102,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Calibrating:
-    """Training has ended, and the sampler is being calibrated; the plan of so many evaluations is next."""
+    """Training has ended and the sampler is being calibrated: plans up to so many evaluations are made, none at 0."""
 
     evaluations: int
 

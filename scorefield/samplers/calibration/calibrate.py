@@ -14,6 +14,7 @@ from torch import Tensor
 from scorefield.denoisers.base import Denoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.samplers.base import Sampler
+from scorefield.samplers.calibrated import Calibrated
 from scorefield.samplers.calibration.pilots import Problem, Trajectories, levels, solve
 from scorefield.samplers.calibration.planning import Errors, Spectrum, best_nodes, local_errors, scaled
 from scorefield.samplers.calibration.regression import Fitted, Method, fit
@@ -45,6 +46,12 @@ def require_budgets(budgets: Sequence[int]) -> None:
     """Refuse budgets that no plan can be made for. Raises UsageError."""
     if not budgets or not all(2 <= budget <= _MOST for budget in budgets):
         raise UsageError(f"plans are made for 2 to {_MOST} evaluations, got {', '.join(map(str, budgets)) or 'none'}")
+
+
+def require_rounds(rounds: int) -> None:
+    """Refuse a search of no length at all. Raises UsageError."""
+    if not 0 <= rounds <= 1000:
+        raise UsageError(f"the search takes between 0 (none) and 1000 rounds, got {rounds}")
 
 
 def fine_nodes(noise: Tensor) -> int:
@@ -207,9 +214,8 @@ def calibrate(
     Raises:
         UsageError: impossible budgets, too few pilots, a denoiser whose answers are not finite.
     """
-    from scorefield.samplers.calibrated import Calibrated
-
     require_budgets(budgets)
+    require_rounds(rounds)
     counted = _Counted(denoiser)
     beaten = uncalibrated or (lambda budget: Calibrated(steps=budget))
     shop = prepare(

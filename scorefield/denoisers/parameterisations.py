@@ -47,7 +47,8 @@ class Parameterisation(ABC):
 
     Attributes:
         label: what the network is told of the time: `log-sigma`, ¼ log(σ/α) as EDM, the same for every path; or `time`,
-            the step's index 0 … T−1 for a discrete path and 999 t for a continuous one, as DDPM and the score SDE.
+            the step's index 0 … T−1 for a discrete path and 999 t for a continuous one, as the networks of DDPM and of the score
+            SDE want it; those of this package are made for `log-sigma`.
         learned_variance: whether the network has as many channels again, for the variance of the reverse step  (M14).
     """
 

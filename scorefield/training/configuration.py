@@ -107,6 +107,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.network is not None:
             require_buildable(self.network, (1,))  # the least it can be: the data's shape is not known yet
+        if self.parameterisation.label != "log-sigma":
+            raise UsageError(
+                "parameterisation.label=time tells a network steps from 0 to 999, which scorefield's own cannot tell apart: their labels are of order one; leave it at log-sigma"
+            )
         self.objective.require_fit(self.path, self.parameterisation)
         self._check_derivatives()
         if getattr(self.sampler, "variance", None) == "learned" and not self.parameterisation.learned_variance:
@@ -243,7 +247,7 @@ def _paper(preset: str, path: Path, sampler: Sampler, halving: float, **settings
     return RunConfig(
         preset=preset,
         path=path,
-        parameterisation=Noise(label="log-sigma" if isinstance(path, VE) else "time"),
+        parameterisation=Noise(),
         objective=settings.pop("objective", Denoising()),
         measure=settings.pop("measure", False),
         centre=False,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scorefield.denoisers import PARAMETERISATIONS, Preconditioned, RectifiedVelocity
+from scorefield.denoisers import PARAMETERISATIONS, Noise, Preconditioned, RectifiedVelocity
 from scorefield.errors import UsageError
 from scorefield.model_config import KINDS
 from scorefield.networks import NETWORKS, MLPSpec, UNetSpec
@@ -239,6 +239,7 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any]]] = [
     (RunConfig, {"batch": 0}),
     (RunConfig, {"accumulate": 0}),
     (RunConfig, {"label_dropout": -0.1}),
+    (RunConfig, {"parameterisation": Noise(label="time")}),
     (RunConfig, {"precision": "float16"}),
     (RunConfig, {"seed": 2**63}),
     (RunConfig, {"steps": 0}),
@@ -248,6 +249,16 @@ IMPOSSIBLE: list[tuple[type, dict[str, Any]]] = [
     (RunConfig, {"network": MLPSpec(width=10**6)}),
     (RunConfig, {"network": UNetSpec(widths=(8,), depths=(10**5,), attention=0)}),
 ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_network_is_told_of_times_in_numbers_that_it_can_tell_apart(preset: str) -> None:
+    """Frequencies of whole turns see 0 … 999 as one and the same: labels must be of order one, which the networks are made for."""
+    config = configure(preset)
+    path, label = config.path, config.parameterisation.noise_label
+    told = [float(label(path, path.snap(part * path.t_max))) for part in (1e-3, 0.01, 0.1, 0.5, 0.9, 1.0)]
+    assert all(abs(value) <= 3.0 for value in told), told
+    assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize(("record", "values"), IMPOSSIBLE, ids=str)

@@ -153,7 +153,7 @@ def _parameters(network: NetworkSpec, shape: tuple[int, ...]) -> int:
         block = 2 * network.width**2 + 2 * embedding * network.width
         return embedding**2 + network.depth * block + 2 * shape[0] * network.width
     rank = len(shape) - 1
-    ends = 2 * shape[0] * network.fold**rank * network.widths[0]
+    ends = 2 * shape[0] * (1 + len(network.periods)) * network.fold**rank * network.widths[0]
     levels = zip(network.widths, network.depths, strict=True)
     blocks = sum(depth * (5 * 3**rank * width**2 + 4 * embedding * width) for width, depth in levels)
     return embedding**2 + 3**rank * ends + blocks

@@ -48,6 +48,12 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def with_waves(x: Float[Tensor, "b c *d"], periods: tuple[float, ...]) -> Float[Tensor, "b k *d"]:
+    """`x` and sin(2πx/p), cos(2πx/p) for every period p, as channels  (Kingma et al. 2021, appendix C)."""
+    turns = [x * (2.0 * math.pi / period) for period in periods]
+    return torch.cat([x, *(wave for turn in turns for wave in (turn.sin(), turn.cos()))], dim=1) if turns else x
+
+
 def fold(x: Float[Tensor, "b c *d"], cell: int) -> Float[Tensor, "b k *e"]:
     """Turn each cell of `cell`ᵈ positions into channels: (b, c, *d) → (b, c·cellᵈ, *⌈d/cell⌉), padded with zeros."""
     if cell == 1:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["NETWORKS", "MLPSpec", "UNetSpec", "default_network"]
 
 
+_MOST_PERIODS = 64
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise UsageError(message)
@@ -53,6 +56,8 @@ class UNetSpec:
         head_width: channels of one attention head; must divide the widths of the levels that attend.
         embedding: width of the embedding of noise level and class.
         dropout: probability of dropping an activation inside a residual block.
+        periods: the first layer also sees the sine and the cosine of its input with these periods, in units of its input:
+            where data have few levels, they tell them apart  (Kingma et al. 2021, appendix C).
 
     Raises:
         UsageError: a value is impossible.
@@ -68,9 +73,14 @@ class UNetSpec:
     head_width: int = 32
     embedding: int = 256
     dropout: float = 0.0
+    periods: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_levels()
+        _require(
+            len(self.periods) <= _MOST_PERIODS and all(0.0 < period < math.inf for period in self.periods),
+            f"network.periods must be at most {_MOST_PERIODS} positive, finite numbers, got {self.periods!r}",
+        )
         _check_counts(self, "fold", "head_width", "embedding")
         _require(self.embedding % 2 == 0, f"network.embedding must be even, got {self.embedding}")
         _check_dropout(self.dropout)

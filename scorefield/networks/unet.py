@@ -22,6 +22,7 @@ from scorefield.networks.layers import (
     halve,
     is_convolution,
     unfold,
+    with_waves,
     zeroed,
 )
 from scorefield.networks.specs import UNetSpec
@@ -69,7 +70,9 @@ class UNet(nn.Module):
         rank = len(shape) - 1
         self.cell = spec.fold
         self.embedding = Embedding(spec.embedding, classes)
-        self.stem = convolution(rank, shape[0] * self.cell**rank, spec.widths[0])
+        self.periods = spec.periods
+        inputs = shape[0] * (1 + 2 * len(spec.periods))
+        self.stem = convolution(rank, inputs * self.cell**rank, spec.widths[0])
         self.down, skips = _descent(spec, rank)
         self.up = _ascent(spec, rank, skips)
         self.norm = group_norm(spec.widths[0])
@@ -92,7 +95,7 @@ class UNet(nn.Module):
 
         """
         embedding = self.embedding(noise_label, labels)
-        hidden = self.stem(channels_last(fold(x, self.cell)))
+        hidden = self.stem(channels_last(fold(with_waves(x, self.periods), self.cell)))
         skips = []
         for i, level in enumerate(self.down):
             hidden = halve(hidden) if i else hidden

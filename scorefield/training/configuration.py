@@ -23,8 +23,10 @@ from scorefield.objectives import (
     Hybrid,
     LogitNormal,
     LogNormal,
+    LogUniform,
     NoiseLevels,
     Objective,
+    Simple,
 )
 from scorefield.paths import EDM, VE, VP, Discrete, Path, Rectified, SubVP
 from scorefield.records import by_kind, field_types, from_plain, to_plain
@@ -57,6 +59,8 @@ class RunConfig:
         measure: whether noise levels are measured in the data's own: σ_data is then theirs, and the levels of the path EDM and
             of the law LogNormal, which are meant for data of σ_data = 0.5, are scaled with it. On the path VE the law NoiseLevels gets
             NCSNv2's choices: σ_max, how many levels, and as many steps of AnnealedLangevin.
+        show_levels: whether a U-Net is shown which of their values the data can have: waves of the data's spacing become periods of
+            its input, for likelihoods. Only for data of finitely many values and a preconditioned network.
         centre: whether the model is given the mean of the data, so that its network predicts what is centred.
         optimiser, average: how the weights move, and which average of them is kept.
         sampler: what `scorefield sample` uses unless told otherwise.
@@ -84,6 +88,7 @@ class RunConfig:
     network: NetworkSpec | None = None
     objective: Objective = field(default_factory=lambda: Denoising(EDMWeighting(), LogNormal(mean=-0.8)))
     measure: bool = True
+    show_levels: bool = False
     centre: bool = True
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
@@ -292,6 +297,20 @@ def _subvp() -> RunConfig:
     return _paper("subvp", SubVP(), EulerMaruyama(), 6931.0)
 
 
+def _likelihood() -> RunConfig:
+    """Kingma et al. 2021 (VDM): the bound itself, its log-SNR drawn evenly; a network that is shown the data's levels; no labels.
+
+    With uniform λ the squared error of ε is the likelihood's weighting (M21), and the estimate has little variance.
+    """
+    return RunConfig(
+        preset="likelihood",
+        data=DataConfig(labels=False),
+        objective=Denoising(Simple(), LogUniform()),
+        show_levels=True,
+        guidance=1.0,
+    )
+
+
 PRESETS = {
     "default": RunConfig,
     "ddpm": _ddpm,
@@ -303,6 +322,7 @@ PRESETS = {
     "ve": _ve,
     "vp": _vp,
     "subvp": _subvp,
+    "likelihood": _likelihood,
 }
 """Each preset's configuration, by name."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from scorefield.denoisers.parameterisations import Energy, Preconditioned
 from scorefield.errors import UsageError
-from scorefield.networks.specs import MLPSpec, default_network
+from scorefield.networks.specs import MLPSpec, UNetSpec, default_network
 from scorefield.objectives import EDMWeighting, Hybrid, LogNormal, NoiseLevels, Objective, Variational
 from scorefield.paths import EDM, VE
 from scorefield.samplers import AnnealedLangevin
@@ -65,7 +65,18 @@ def resolved(config: RunConfig, found: Surroundings) -> RunConfig:
         precision=fastest if config.precision == "auto" else config.precision,
         objective=_of_levels(config.objective, found.levels),
     )
-    return on_its_ladder(_with_levels(measured(settled, sigma_data), found))
+    return on_its_ladder(_with_levels(_showing_levels(measured(settled, sigma_data), found), found))
+
+
+def _showing_levels(config: RunConfig, found: Surroundings) -> RunConfig:
+    """The network with periods of 1, 2 and 4 of the data's values, as its input has them where there is little noise."""
+    network, given, levels = config.network, config.parameterisation, found.levels or 0
+    if not (config.show_levels and isinstance(network, UNetSpec) and isinstance(given, Preconditioned) and levels > 1):
+        return config
+    spacing = 2.0 / (levels - 1) / given.sigma_data
+    return replace(
+        config, network=replace(network, periods=network.periods or tuple(spacing * 2.0**k for k in range(3)))
+    )
 
 
 def _of_levels(objective: Objective, levels: int | None) -> Objective:

@@ -11,6 +11,7 @@ from torch import nn
 
 from scorefield.errors import UsageError
 from scorefield.networks import NETWORKS, MLPSpec, UNetSpec, default_network
+from scorefield.networks.layers import with_waves
 
 SMALL = UNetSpec(widths=(16, 32), depths=(1, 1), head_width=16, embedding=16)
 SHAPES = [(2, 9), (1, 8, 8), (3, 7, 12), (5, 1, 3), (1, 4, 6, 5), (2,), (64,)]
@@ -116,6 +117,17 @@ def test_bfloat16_agrees_with_float32_roughly() -> None:
     assert torch.allclose(low.float(), network(x, noise), rtol=0.1, atol=0.3)
 
 
+def test_waves_tell_apart_what_differs_by_less_than_a_period() -> None:
+    """Sine and cosine come after the input, one pair a period, and a whole period changes nothing but the input itself."""
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(1, 1, 8)
+    waves = with_waves(x, (0.5, 0.25))
+    expected = [x, *(f(2 * torch.pi * x / p) for p in (0.5, 0.25) for f in (torch.sin, torch.cos))]
+    assert torch.allclose(waves, torch.cat(expected, dim=1), atol=1e-14)
+    assert torch.allclose(with_waves(x + 0.5, (0.5, 0.25))[:, 1:], waves[:, 1:], atol=1e-12)
+    spec = UNetSpec(widths=(16,), depths=(1,), head_width=16, embedding=16, periods=(0.5, 0.25))
+    assert perturbed(spec.build((3, 5, 7)))(torch.randn(2, 3, 5, 7), torch.randn(2)).shape == (2, 3, 5, 7)
+
+
 def test_dropout_acts_in_training_only() -> None:
     """A draw must not depend on dropout's random numbers."""
     network = perturbed(UNetSpec(widths=(16,), depths=(1,), head_width=16, embedding=16, dropout=0.5).build((1, 8, 8)))
@@ -148,6 +160,8 @@ def test_default_network_fits_every_shape(shape: tuple[int, ...]) -> None:
         ({"head_width": 48}, "head_width"),
         ({"embedding": 7}, "embedding"),
         ({"dropout": 1.0}, "dropout"),
+        ({"periods": (0.0,)}, "periods"),
+        ({"periods": (1.0,) * 65}, "periods"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change: dict[str, object], names: str) -> None:

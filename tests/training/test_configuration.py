@@ -19,6 +19,7 @@ from scorefield.objectives import (
     Denoising,
     Hybrid,
     ImportanceSampled,
+    LogUniform,
     NoiseLevels,
     Objective,
     Simple,
@@ -92,6 +93,25 @@ def test_presets_are_their_papers() -> None:
     assert ddpm.optimiser.learning_rate == 2e-4 and ddpm.sampler.steps == 1000
     assert math.exp(-math.log(2) / ddpm.average.width) == pytest.approx(0.9999, abs=1e-8)
     assert edm.path == EDM(0.002, 80.0) and edm.sampler == Heun(steps=18)
+
+
+def test_the_likelihood_preset_minimises_the_bound() -> None:
+    """Kingma et al. 2021, eq. 18: over uniform log-SNR the bound is the mean squared error of ε; labels would make it conditional."""
+    config = configure("likelihood")
+    assert config.objective == Denoising(Simple(), LogUniform()) and not config.data.labels
+
+
+def test_a_network_is_shown_the_values_of_the_data() -> None:
+    """A period must be one spacing of the data in the network's own units; continuous data have none, nor has a perceptron."""
+    images = replace(IMAGES, levels=256)
+    config = resolved(configure("likelihood"), images)
+    assert isinstance(config.network, UNetSpec) and isinstance(config.parameterisation, Preconditioned)
+    spacing = 2 / 255 / config.parameterisation.sigma_data
+    assert config.network.periods == pytest.approx((spacing, 2 * spacing, 4 * spacing))
+    assert resolved(config, images) == config
+    unshown = resolved(configure("likelihood"), replace(IMAGES, levels=None)).network
+    assert isinstance(unshown, UNetSpec) and unshown.periods == ()
+    assert isinstance(resolved(configure("likelihood"), replace(POINTS, levels=256)).network, MLPSpec)
 
 
 def test_score_matching_presets_are_their_papers() -> None:

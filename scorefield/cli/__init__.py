@@ -28,7 +28,7 @@ COMMANDS = {
     "evaluate": "Measure how far samples are from data: distances with error bars, coverage, memorisation.",
     "report": "Write the report of a run: one page that says what was trained, how, and how good it is.",
 }
-"""What each command does: the first sentence of its class, which lies in the module of its name."""
+"""What each command does: the first sentence of its class, which lies in the module of its name (`rate-distortion`: `RateDistortionCommand` in `rate_distortion`)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,12 +89,14 @@ def parse(arguments: list[str]) -> Command:
         raise unknown_name("option" if name.startswith("-") else "command", name, [*COMMANDS, "--help", "--version"])
     import tyro
 
-    command: type[Command] = getattr(import_module(f"scorefield.cli.{name}"), f"{name.title()}Command")
+    module, words = name.replace("-", "_"), name.title().replace("-", "")
+    command: type[Command] = getattr(import_module(f"scorefield.cli.{module}"), f"{words}Command")
     return tyro.cli(command, prog=f"scorefield {name}", args=rest, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<11}{summary}" for name, summary in COMMANDS.items())
+    widest = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{widest}}{summary}" for name, summary in COMMANDS.items())
     return f"""usage: scorefield COMMAND …
 
 Score-based generative models on your own data.

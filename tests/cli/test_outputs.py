@@ -46,7 +46,7 @@ def test_every_command_has_help_that_opens_with_its_summary(name: str) -> None:
 
 
 def test_the_commands_import_no_torch_until_they_run() -> None:
-    names = ", ".join(f"scorefield.cli.{name}" for name in cli.COMMANDS)
+    names = ", ".join(f"scorefield.cli.{name.replace('-', '_')}" for name in cli.COMMANDS)
     answer = python("-c", f"import sys, {names}, scorefield; assert 'torch' not in sys.modules")
     assert answer.code == 0, answer.err
 

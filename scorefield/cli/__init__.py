@@ -24,7 +24,11 @@ COMMANDS = {
     "sample": "Draw samples from a trained model into a grid (.png), an array (.npz), a film (.gif) or a folder of images.",
     "calibrate": "Make the default sampler accurate for this model: plans for 4 to 50 evaluations, from the model's own trajectories.",
     "tune": "Learn the time grid and the step coefficients for small budgets, longer than `calibrate` does.",
+    "codec-profile": "Make what the codec needs beside the model: its steps, and the network of its last stage, from training data.",
+    "compress": "Compress pictures or data by a model: exact in the end, and a coarser picture at every prefix of the file.",
+    "decompress": "Get pictures or data back from an archive; from the front of one, as good as it allows.",
     "data": "Say what is in the data: counts, shapes, range, duplicates, what would be skipped and why, σ_data and σ_max.",
+    "likelihood": "Measure the likelihood of data in bits per dimension, with error bars: by the variational bound or by the probability flow.",
     "evaluate": "Measure how far samples are from data: distances with error bars, coverage, memorisation.",
     "report": "Write the report of a run: one page that says what was trained, how, and how good it is.",
 }

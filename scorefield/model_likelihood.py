@@ -13,6 +13,7 @@ from torch import Tensor
 from scorefield.denoisers import Clipped
 from scorefield.errors import UsageError, unknown_name
 from scorefield.likelihood import FlowLikelihood, Measured, Method, Reference, Subject, VariationalBound, measure
+from scorefield.streams import SampleStreams
 
 if TYPE_CHECKING:
     from scorefield.model import Model
@@ -113,3 +114,16 @@ def model_space(model: Model, x: Any) -> Tensor:
     if array.shape[1:] != own:
         raise UsageError(f"the model is of data of shape {own}, got {array.shape[1:]}; give data of the model's shape")
     return representation.to_model(representation.channels_first(array))
+
+
+def shown_at(model: Model, x: Any, log_snr: float, seed: int, classes: Any = None) -> np.ndarray:
+    """x̂₀ = D(x_t, t) of data noised to λ, in their own units: what a receiver can show at that rate  (M45, M20)."""
+    subject = subject_of(model, clip=True)
+    x_0 = model_space(model, x).to(model.device)
+    numbers = model.class_numbers(classes, len(x_0))
+    labels = None if numbers is None else model.labels(seed, 0, len(x_0), numbers)
+    path = subject.path
+    t = path.snap(min(max(path.time_of(log_snr), path.t_min), path.t_max))
+    noise = SampleStreams.numbered(seed, 0, len(x_0), device=str(model.device)).normal(x_0, 1)
+    with model.evaluating():
+        return model.config.representation.from_model(subject.denoiser(path.perturb(x_0, t, noise), t, labels).x0)

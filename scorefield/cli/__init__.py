@@ -29,6 +29,7 @@ COMMANDS = {
     "decompress": "Get pictures or data back from an archive; from the front of one, as good as it allows.",
     "data": "Say what is in the data: counts, shapes, range, duplicates, what would be skipped and why, σ_data and σ_max.",
     "likelihood": "Measure the likelihood of data in bits per dimension, with error bars: by the variational bound or by the probability flow.",
+    "rate-distortion": "Measure rate and distortion of progressive coding along the reverse process: a table, plots and pictures.",
     "evaluate": "Measure how far samples are from data: distances with error bars, coverage, memorisation.",
     "report": "Write the report of a run: one page that says what was trained, how, and how good it is.",
 }

@@ -36,6 +36,10 @@ class HeldOut:
     class_names: list[str]
     what: str
 
+    def part_of_classes(self, count: int) -> np.ndarray | None:
+        """The classes of the first examples."""
+        return None if self.classes is None else self.classes[:count]
+
     def measured(self, model: Model, method: Method, **options: Any) -> Measured:
         """Their likelihood; each example's noise belongs to its place in the data set."""
         import torch

@@ -42,6 +42,8 @@ Variance = Literal["small", "large", "learned"]
 
 _CELLS = 512
 _BINS = 64
+_GAINS = 24
+_DECODING = 1 << 22
 
 
 @final
@@ -68,6 +70,13 @@ class Profile:
             self.squared_error + other.squared_error,
             self.asked + other.asked,
         )
+
+    def with_first(self, squared_error: Float[Tensor, " b"]) -> Profile:
+        """With what was found at the first rung, the decoder's."""
+        errors, asked = self.squared_error.clone(), self.asked.clone()
+        errors[0] += squared_error.sum()
+        asked[0] += len(squared_error)
+        return Profile(self.log_snr, self.nats, errors, asked)
 
 
 @final
@@ -117,6 +126,11 @@ class Walk(ABC):
     start: float
     end: float
 
+    @property
+    @abstractmethod
+    def decodings(self) -> int:
+        """How often the decoder is asked, with noise of its own each time: about as much noise as the rest has."""
+
     @abstractmethod
     def measured(self, subject: Subject, batch: Batch, repeat: int) -> tuple[Tensor, Profile, int]:
         """An estimate of the cost in nats (b,), how it is spread, and how often each sample was asked."""
@@ -146,6 +160,12 @@ class Ladder(Walk):
     def end(self) -> float:  # type: ignore[override]  # read-only
         """τ_N."""
         return float(self.times[-1])
+
+    @property
+    def decodings(self) -> int:
+        """One for sixteen steps."""
+        asked = len(self.times) - 1
+        return 1 + min(asked, self.terms or asked) // 16
 
     def measured(self, subject: Subject, batch: Batch, repeat: int) -> tuple[Tensor, Profile, int]:
         """Σ KL(q(x_s|x_t, x₀) ‖ p_θ(x_s|x_t)) over all steps, or over some of them, weighted."""
@@ -177,6 +197,43 @@ class Ladder(Walk):
 
 @final
 @dataclass(frozen=True, eq=False)
+class Control:
+    """A control variate of the integrand ‖ε − ε̂‖²: c(λ) (‖ε‖² − D), whose mean is 0.
+
+    Near data ε̂ knows little and ‖ε − ε̂‖² ≈ ‖ε‖², near noise it is nearly 0: with c(λ) = E‖ε − ε̂‖²/D, from samples of its own,
+    most of the noise of the integrand's large part is gone.
+
+    Attributes:
+        low, high: of λ.
+        gains: (m,) c in as many equal parts of that range.
+    """
+
+    low: float
+    high: float
+    gains: Float[Tensor, " m"]
+
+    @classmethod
+    def learned(cls, log_snr: Float[Tensor, "k b"], integrand: Float[Tensor, "k b"], dimension: int) -> Control:
+        """From some samples' integrand at some λ."""
+        low, high = float(log_snr.min()), float(log_snr.max()) + 1e-9
+        empty = cls(low, high, log_snr.new_zeros(_GAINS))
+        places = empty._places(log_snr).flatten()
+        count = torch.bincount(places, minlength=_GAINS)
+        total = torch.bincount(places, weights=integrand.flatten(), minlength=_GAINS)
+        gains = (total / count.clamp(min=1) / dimension).clamp(0.0, 1.0)
+        return cls(low, high, gains.where(count > 0, gains.new_zeros(())))
+
+    def gain(self, log_snr: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:
+        """c(λ)."""
+        return self.gains[self._places(log_snr)]
+
+    def _places(self, log_snr: Tensor) -> Tensor:
+        share = (log_snr - self.low) / (self.high - self.low)
+        return (share * len(self.gains)).long().clamp(0, len(self.gains) - 1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Integral(Walk):
     """Continuous time: ∫ e^{2λ} E‖x₀ − D‖² dλ, at K stratified λ a sample  (M21; Kingma et al. 2021, eq. 11, 14).
 
@@ -184,12 +241,19 @@ class Integral(Walk):
         cells: of λ, from the prior's to the decoder's.
         terms: K.
         start, end: the decoder's and the prior's time.
+        control: takes out of the estimate what is known of its noise; its mean stays.
     """
 
     cells: Cells
     terms: int
     start: float
     end: float
+    control: Control | None = None
+
+    @property
+    def decodings(self) -> int:
+        """One for four questions."""
+        return 1 + self.terms // 4
 
     def measured(self, subject: Subject, batch: Batch, repeat: int) -> tuple[Tensor, Profile, int]:
         """(1/K) Σ_k e^{2λ_k} ‖x₀ − D‖²/p(λ_k)."""
@@ -197,26 +261,26 @@ class Integral(Walk):
         width = (high - low) / _BINS
         numbers = torch.arange(_BINS, dtype=torch.float64, device=batch.x_0.device)
         total, spread = batch.zeros(), _Spread(high - width * (numbers + 0.5))
-        for log_snr, costs, errors in self._parts(subject, batch, repeat):
+        for log_snr, costs, errors in self.parts(subject, batch, repeat):
             bins = ((high - log_snr) / width).long().clamp(0, _BINS - 1)
             total += costs.sum(0)
             spread.add(bins.flatten(), costs.flatten(), errors.flatten())
         return total, spread.profile(), self.terms
 
-    def costs(self, subject: Subject, batch: Batch, repeat: int) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k b"]]:
-        """Each λ_k, and its part of the estimate."""
-        parts = [(log_snr, costs) for log_snr, costs, _ in self._parts(subject, batch, repeat)]
-        log_snr, costs = (torch.cat(rows) for rows in zip(*parts, strict=True))
-        return log_snr, costs
-
-    def _parts(self, subject: Subject, batch: Batch, repeat: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """λ, its part of the estimate, and ‖x₀ − D‖², some rows at a time."""
+    def parts(self, subject: Subject, batch: Batch, repeat: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """λ_k, its part of the estimate, and ‖x₀ − D‖², each (k′, b): some rows at a time."""
         log_snr, weights = self.cells.log_snrs(strata(batch.uniform(repeat, 0, 1)[:, 0], self.terms))
-        weights = weights * (2.0 * log_snr).exp() / self.terms
+        weights = weights / self.terms
         times = subject.path.time_of(log_snr).clamp(self.start, self.end)
         for part, prediction in batch.predictions(subject.denoiser, times, repeat):
-            errors = squared_error(prediction, batch.repeated(len(times[part]))).view_as(times[part])
-            yield log_snr[part], weights[part] * errors, errors
+            x_0 = batch.repeated(len(times[part]))
+            errors = squared_error(prediction, x_0).view_as(times[part])
+            costs = (2.0 * log_snr[part]).exp() * errors
+            if self.control is not None:
+                noise = (prediction.x_t - along_batch(subject.path.alpha(prediction.t), x_0) * x_0).square().flatten(1)
+                length = (noise.sum(1) / subject.path.sigma(prediction.t) ** 2).view_as(errors)
+                costs = costs - self.control.gain(log_snr[part]) * (length - batch.dimension)
+            yield log_snr[part], weights[part] * costs, errors
 
 
 @final
@@ -249,9 +313,14 @@ def bound(subject: Subject, walk: Walk, decoder: Decoder, batch: Batch, repeat: 
         repeat: another one has other noise.
     """
     steps, profile, asked = walk.measured(subject, batch, repeat)
-    last = batch.prediction(subject.denoiser, walk.start, 0, repeat)
     prior = prior_divergence(subject.path, batch.precise, walk.end)
-    return Terms(prior, steps, -decoder.log_probability(batch.precise, last), asked + 1, profile)
+    decoded, draws = batch.zeros(), walk.decodings
+    for number in range(draws):
+        last = batch.prediction(subject.denoiser, walk.start, _DECODING + number, repeat)
+        decoded -= decoder.log_probability(batch.precise, last) / draws
+        if isinstance(walk, Ladder):
+            profile = profile.with_first(squared_error(last, batch.precise))
+    return Terms(prior, steps, decoded, asked + draws, profile)
 
 
 def reverse_law(prediction: Prediction, s: Tensor | float, variance: Variance) -> Normal:
@@ -294,7 +363,7 @@ def ladder(path: Path, start: float, steps: int, frame: Reference, variance: Var
     return Ladder(torch.cat([first, times, last]), variance)
 
 
-def integral(path: Path, start: float, terms: int, frame: Reference) -> Integral:
+def integral(path: Path, start: float, terms: int, frame: Reference, control: Control | None = None) -> Integral:
     """Continuous time from the decoder at `start` to the prior, at so many λ a sample  (M21)."""
     low, high = path.log_snr(last_time(path)), path.log_snr(start)
-    return Integral(Cells.even(low, high, _CELLS, frame), terms, start, last_time(path))
+    return Integral(Cells.even(low, high, _CELLS, frame), terms, start, last_time(path), control)

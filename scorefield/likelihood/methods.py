@@ -27,7 +27,7 @@ from scorefield.likelihood.bound import (
 )
 from scorefield.likelihood.decoders import Decoder
 from scorefield.likelihood.dequantisation import DEQUANTISATIONS, Dequantisation
-from scorefield.likelihood.ends import End, best_decoder, chosen_end, end_times
+from scorefield.likelihood.ends import best_decoder, chosen_end, end_times
 from scorefield.likelihood.flow import Flow
 from scorefield.likelihood.subject import PILOT, Batch, Subject, last_time
 from scorefield.paths import Discrete, Path
@@ -119,12 +119,13 @@ class VariationalBound(Method):
             return self._of_chain(subject, subject.path, pilot)
         if self.steps is None and self.variance is not None:
             raise UsageError("in continuous time every variance is the same; leave it out, or ask for a chain of steps")
-        end = self._end(subject, pilot)
+        times = end_times(subject) if self.end is None else [time_of_end(subject.path, self.end)]
+        end, control = chosen_end(subject, pilot, times)
         frame = subject.frame(pilot.x_0)
         settings = {"end": end.log_snr, "decoder": describe(end.decoder)}
         if self.steps is None:
             terms = self.terms or _TERMS
-            walk: Walk = integral(subject.path, end.t, terms, frame)
+            walk: Walk = integral(subject.path, end.t, terms, frame, control)
             return _ReadyBound(walk, end.decoder, {"time": "continuous", "terms": terms} | settings)
         variance = self.variance or "small"
         walk = ladder(subject.path, end.t, self.steps, frame, variance)
@@ -139,12 +140,6 @@ class VariationalBound(Method):
         terms = None if self.terms is None or self.terms >= path.steps - 1 else self.terms
         settings = {"time": f"{path.steps} steps", "terms": terms or path.steps - 1, "variance": variance}
         return _ReadyBound(chain(path, variance, terms), LastStep(subject.levels, variance), settings)
-
-    def _end(self, subject: Subject, pilot: Batch) -> End:
-        if self.end is None:
-            return chosen_end(subject, pilot, end_times(subject))
-        t = time_of_end(subject.path, self.end)
-        return End(t, self.end, best_decoder(subject, pilot, t)[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,7 +114,7 @@ def _log_sum(centres: Float[Tensor, " n"], sharpness: float, levels: int) -> Flo
     parts = []
     for part in centres.split(max(1, _CHUNK // len(offsets))):
         nearest = ((part + 1.0) / width).round().clamp(0, levels - 1).long()
-        numbers = nearest[:, None] + offsets
+        numbers = (nearest[:, None] + offsets).to(part.dtype)
         exponents = -sharpness * (part[:, None] - (numbers * width - 1.0)).square()
         parts.append(exponents.masked_fill((numbers < 0) | (numbers >= levels), -math.inf).logsumexp(1))
     return torch.cat(parts)

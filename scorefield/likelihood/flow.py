@@ -13,23 +13,24 @@ trace needs only the residual. Then log p(x̄) = log p(y) − ½ log det(C + s²
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 
 from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
-from scorefield.likelihood.divergence import EXACT_UP_TO, Asker, rademacher_probes
+from scorefield.likelihood.divergence import EXACT_UP_TO, Asker, Probing, least_variance
 from scorefield.likelihood.reference import Reference, log_normal
 from scorefield.likelihood.solver import Solver
-from scorefield.likelihood.subject import last_time
+from scorefield.likelihood.subject import PILOT, Batch, Subject, last_time
 from scorefield.paths import Path
 from scorefield.shapes import Float, Tensor
 from scorefield.streams import SampleStreams
 
 _PROBE_DRAW = 1 << 41
 _FIRST = 2.0
+_LEVELS = 6
 
 
 @final
@@ -56,6 +57,7 @@ class Flow:
     Attributes:
         tolerance: of a step: in an element of the whitened point, and in bits per dimension of the density.
         probes: K of the trace's estimate; 0 for the exact trace; None for exact up to 256 dimensions and 4 probes beyond.
+        probing: the kind of probes; `chosen_probing` tries which is best.
 
     Raises:
         UsageError: a tolerance that is not positive, or fewer than 0 probes.
@@ -63,6 +65,7 @@ class Flow:
 
     tolerance: float = 1e-4
     probes: int | None = None
+    probing: Probing = field(default_factory=Probing)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.tolerance <= 1.0:
@@ -106,7 +109,15 @@ class Flow:
         path, shape, size = denoiser.path, tuple(x_t.shape[1:]), x_t[0].numel()
         start, end = log_snr_ends(path, t)
         frame = reference or Reference.isotropic(size, device=x_t.device)
-        asker = Asker(denoiser, frame, shape, dtype or x_t.dtype, condition, self._probes(frame, streams, draw))
+        asker = Asker(
+            denoiser,
+            frame,
+            shape,
+            dtype or x_t.dtype,
+            condition,
+            self._probes(frame, streams, draw),
+            self.probing.control,
+        )
         s = x_t.new_tensor(math.exp(-start), dtype=torch.float64).expand(len(x_t))
         y = frame.whiten(x_t.flatten(1).double() / path.alpha(t) - frame.mean, s)
         clock = _Clock(2.0 * math.sqrt(float(frame.spectrum.mean())) or 1.0)
@@ -125,7 +136,23 @@ class Flow:
             return None
         if streams is None:
             raise UsageError("an estimated trace needs streams of random numbers; pass streams=SampleStreams(…)")
-        return rademacher_probes(frame, streams, _PROBE_DRAW + draw, count)
+        return self.probing.draw(frame, streams, _PROBE_DRAW + draw, count)
+
+
+def chosen_probing(subject: Subject, pilot: Batch) -> Probing:
+    """The kind of probes whose traces vary least on a few samples, at noise from the data's own size down to a hundredth."""
+    frame = subject.frame(pilot.x_0)
+    shape, size = tuple(pilot.x_0.shape[1:]), 0.5 * float(frame.spectrum.mean().log())
+    high = subject.path.log_snr(subject.path.t_min)
+    levels = torch.linspace(-size - 1.5, min(-size + 4.5, high), _LEVELS, dtype=torch.float64, device=pilot.x_0.device)
+
+    def ask(probing: Probing, probes: Tensor) -> Asker:
+        return Asker(subject.denoiser, frame, shape, pilot.x_0.dtype, pilot.condition, probes, probing.control)
+
+    def draw(probing: Probing, number: int) -> Tensor:
+        return probing.draw(frame, pilot.streams, _PROBE_DRAW + PILOT * 16_384 + number, 1)
+
+    return least_variance(ask, pilot.precise.flatten(1), pilot.normal(PILOT, 0).flatten(1), levels, draw)
 
 
 def log_snr_ends(path: Path, t: float) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from scorefield.likelihood.subject import Batch, Subject
 from scorefield.shapes import Float, Int, Tensor
 from scorefield.streams import SampleStreams
 
-_PILOTS = 16
+_PILOTS, _PILOT_VALUES, _MOST_PILOTS = 16, 4096, 256
 
 
 @final
@@ -157,9 +157,9 @@ def measure(
         )
     _require_on_levels(x_0, subject.levels)
     numbers = torch.arange(len(x_0), device=x_0.device) if samples is None else samples.to(x_0.device)
-    whole = Batch(x_0, SampleStreams(seed, numbers), condition, batch)
+    whole = Batch(x_0, SampleStreams(seed, numbers), condition, batch, subject.levels)
     with torch.no_grad():
-        ready = method.ready(subject, whole.part(slice(0, min(_PILOTS, batch))))
+        ready = method.ready(subject, whole.part(slice(0, _pilots(whole.dimension))))
         rows, times = [], repeats if ready.is_random else 1
         for start in range(0, len(x_0), batch):
             part = whole.part(slice(start, start + batch))
@@ -183,6 +183,11 @@ def _collected(name: str, ready: Ready, rows: Sequence[Sequence[Estimate]], dime
     nats = joined([[found.nats for found in repeats] for repeats in rows])
     evaluations = (float(asked.mean()), float(asked.max()))
     return Measured(name, nats, dimension, evaluations, parts, profile, ready.settings)
+
+
+def _pilots(dimension: int) -> int:
+    """How many samples the choices are made on: the more, the less each one says. It does not depend on the batch."""
+    return max(_PILOTS, min(_MOST_PILOTS, _PILOT_VALUES // dimension))
 
 
 def _require_on_levels(x_0: Tensor, levels: int | None) -> None:

@@ -28,7 +28,7 @@ from scorefield.likelihood.bound import (
 from scorefield.likelihood.decoders import Decoder
 from scorefield.likelihood.dequantisation import DEQUANTISATIONS, Dequantisation
 from scorefield.likelihood.ends import best_decoder, chosen_end, end_times
-from scorefield.likelihood.flow import Flow
+from scorefield.likelihood.flow import Flow, chosen_probing
 from scorefield.likelihood.subject import PILOT, Batch, Subject, last_time
 from scorefield.paths import Discrete, Path
 from scorefield.shapes import Float, Tensor
@@ -199,6 +199,8 @@ class FlowLikelihood(Method):
         way = DEQUANTISATIONS[name]
         self._check(way, name, subject)
         flow = Flow(self.tolerance, self.probes)
+        if flow.probe_count(pilot.dimension):
+            flow = replace(flow, probing=chosen_probing(subject, pilot.part(slice(0, _FLOW_PILOTS))))
         if not way.needs_levels and self.importance > 1:
             raise UsageError(
                 "importance weighting is for integers: the density of other data needs no noise; leave it out"
@@ -211,7 +213,7 @@ class FlowLikelihood(Method):
         if len(tried) == 1:
             return tried[0]
         few = pilot.part(slice(0, _FLOW_PILOTS))
-        loose = Flow(max(self.tolerance, 1e-3), min(flow.probe_count(pilot.dimension), 1))
+        loose = replace(flow, tolerance=max(self.tolerance, 1e-3), probes=min(flow.probe_count(pilot.dimension), 1))
         costs = [float(replace(ready, flow=loose).estimate(subject, few, PILOT).nats.mean()) for ready in tried]
         return tried[costs.index(min(costs))]
 

@@ -71,16 +71,23 @@ class Batch:
         streams: their noise.
         condition: one entry a sample, or None.
         limit: how many rows are asked at once.
+        levels: of integers, which 32 bits hold only nearly at their places; None for other data.
+        precise: x₀ in float64.
     """
 
     x_0: Float[Tensor, "b *d"]
     streams: SampleStreams
     condition: Any = None
     limit: int = 256
+    levels: int | None = None
     precise: Float[Tensor, "b *d"] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precise", self.x_0.double())
+        precise = self.x_0.double()
+        if self.levels is not None:
+            half = (self.levels - 1) / 2.0
+            precise = ((precise + 1.0) * half).round() / half - 1.0
+        object.__setattr__(self, "precise", precise)
 
     @property
     def dimension(self) -> int:
@@ -124,7 +131,7 @@ class Batch:
         """Some of the samples, with their own noise."""
         streams = SampleStreams(self.streams.seed, self.streams.samples[rows])
         condition = None if self.condition is None else self.condition[rows]
-        return Batch(self.x_0[rows], streams, condition, self.limit)
+        return Batch(self.x_0[rows], streams, condition, self.limit, self.levels)
 
     def repeated(self, count: int) -> Float[Tensor, "n *d"]:
         """x₀, float64, so many times."""

@@ -51,16 +51,22 @@ class Stream:
             state = _mixed((state ^ np.uint64(part & (1 << 64) - 1)) * _MIXERS[1] + _GOLDEN)
         return cls(int(state[0]))
 
-    def words(self, count: int) -> np.ndarray:
-        """(count,) words of 64 bits."""
-        return _mixed(np.uint64(self.seed) + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+    def words(self, count: int, first: int = 0) -> np.ndarray:
+        """(count,) words of 64 bits, from a place of the row on."""
+        return self._at(np.arange(first, first + count, dtype=np.uint64))
 
-    def normal(self, count: int) -> np.ndarray:
-        """(count,) standard normal numbers out of 4096 values, float64."""
-        words = self.words(-(-count // _FIELDS))[:, None]
-        shifts = np.arange(_FIELDS, dtype=np.uint64) * np.uint64(_FIELD)
-        fields = (words >> shifts) & np.uint64((1 << _FIELD) - 1)
-        return _table()[fields.ravel()[:count].astype(np.int64)]
+    def normal(self, count: int, first: int = 0) -> np.ndarray:
+        """(count,) standard normal numbers out of 4096 values, float64, from a place of their row on."""
+        start = first // _FIELDS
+        words = self.words(-(-(first + count) // _FIELDS) - start, start)[:, None]
+        fields = words >> (np.arange(_FIELDS, dtype=np.uint64) * np.uint64(_FIELD))
+        skipped = first - start * _FIELDS
+        return _quantile(fields.ravel()[skipped : skipped + count])
+
+    def normal_at(self, places: np.ndarray) -> np.ndarray:
+        """The numbers of `normal` at some places of the row, without those between."""
+        words, fields = np.divmod(places.astype(np.uint64), np.uint64(_FIELDS))
+        return _quantile(self._at(words) >> (fields * np.uint64(_FIELD)))
 
     def signs(self, count: int) -> np.ndarray:
         """(count,) of −1 and 1, float64."""
@@ -69,7 +75,11 @@ class Stream:
 
     def permutation(self, count: int) -> np.ndarray:
         """A permutation of 0 … count − 1."""
-        return np.argsort(self.words(count), kind="stable")
+        return np.argsort(self.words(count), kind="stable").astype(np.int64, copy=False)
+
+    def _at(self, places: np.ndarray) -> np.ndarray:
+        """The words at some places of the row."""
+        return _mixed(np.uint64(self.seed) + _GOLDEN * (places + np.uint64(1)))
 
 
 def _mixed(words: np.ndarray) -> np.ndarray:
@@ -77,6 +87,11 @@ def _mixed(words: np.ndarray) -> np.ndarray:
     words = (words ^ (words >> np.uint64(30))) * _MIXERS[0]
     words = (words ^ (words >> np.uint64(27))) * _MIXERS[1]
     return words ^ (words >> np.uint64(31))
+
+
+def _quantile(fields: np.ndarray) -> np.ndarray:
+    """The normal numbers of the lowest twelve bits."""
+    return _table()[(fields & np.uint64((1 << _FIELD) - 1)).astype(np.int64)]
 
 
 @lru_cache(maxsize=1)

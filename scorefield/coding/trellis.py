@@ -16,17 +16,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import final
 
 import numpy as np
 
 from scorefield.coding.generator import Stream
+from scorefield.errors import UsageError
 
 _CHUNK = 512
 """The least bits of a chunk, where there are several."""
 
 _SIDE_BY_SIDE = 1 << 18
 """Scores at a time: chunks × states."""
+
+_LABELS_AT_ONCE = 1 << 22
+"""Label numbers at a time where they are more than the scores."""
 
 _BLOCK = 64
 _LABELS, _SIGNS, _ORDER = 1, 2, 3
@@ -48,6 +53,14 @@ class Layout:
     dimensions: int
     bits: int
     memory: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.memory <= LARGEST_MEMORY:
+            raise UsageError(f"a trellis needs a memory of 1 to {LARGEST_MEMORY} bits, got {self.memory}; 12 is usual")
+        if self.dimensions < 0 or self.bits < 0:
+            raise UsageError(
+                f"a section cannot have {self.dimensions} dimensions and {self.bits} bits; give numbers ≥ 0"
+            )
 
     @property
     def chunks(self) -> int:
@@ -95,9 +108,8 @@ def encode(direction: np.ndarray, layout: Layout, stream: Stream) -> tuple[bytes
         return b"", decode(b"", layout, stream)
     order = Stream.of(stream.seed, _ORDER).permutation(layout.dimensions)
     spread = _padded(_rotated(direction[order]), layout) * _signs(layout, stream)
-    labels = _labels(layout, stream).astype(np.float32)
     bits = np.zeros(8 * layout.bytes, dtype=np.uint8)
-    found = [_viterbi(part.astype(np.float32), labels, layout) for part in _groups(spread, layout)]
+    found = [_viterbi(part.astype(np.float32), layout, stream) for part in _groups(spread, layout)]
     bits[: layout.chunks * layout.chunk_bits] = np.concatenate(found).ravel()
     data = np.packbits(bits).tobytes()
     return data, decode(data, layout, stream)
@@ -117,16 +129,17 @@ def decode(data: bytes, layout: Layout, stream: Stream) -> np.ndarray:
     states = _states(bits.reshape(layout.chunks, layout.chunk_bits), layout.memory)
     owner = np.searchsorted(layout.starts, np.arange(layout.chunk_dimensions), side="right") - 1
     offset = np.arange(layout.chunk_dimensions) - layout.starts[owner]
-    spread = _labels(layout, stream)[states[:, owner], offset] * _signs(layout, stream)
+    labels = Stream.of(stream.seed, _LABELS).normal_at(states[:, owner] * layout.span + offset)
+    spread = labels * _signs(layout, stream)
     noise = np.empty(layout.dimensions)
     noise[Stream.of(stream.seed, _ORDER).permutation(layout.dimensions)] = _rotated(spread.ravel()[: layout.dimensions])
     return noise
 
 
-def _labels(layout: Layout, stream: Stream) -> np.ndarray:
-    """(2^L, span) shared normal numbers."""
-    count = 1 << layout.memory
-    return Stream.of(stream.seed, _LABELS).normal(count * layout.span).reshape(count, layout.span)
+def _labels(layout: Layout, stream: Stream, first: int, last: int) -> np.ndarray:
+    """(last − first, span) shared normal numbers of some states, those of state s from place s·span of their row on."""
+    numbers = Stream.of(stream.seed, _LABELS).normal((last - first) * layout.span, first * layout.span)
+    return numbers.reshape(last - first, layout.span).astype(np.float32)
 
 
 def _signs(layout: Layout, stream: Stream) -> np.ndarray:
@@ -156,7 +169,27 @@ def _states(bits: np.ndarray, memory: int) -> np.ndarray:
     return states
 
 
-def _viterbi(spread: np.ndarray, labels: np.ndarray, layout: Layout) -> np.ndarray:
+def _gains(spread: np.ndarray, layout: Layout, stream: Stream) -> Iterator[np.ndarray]:
+    """⟨u_i, label⟩ of every state at one bit after the other: (chunks, 2^L) each.
+
+    What is kept is the labels or the gains of all bits, whichever is less: a few bits over many dimensions have long labels.
+    """
+    count, bounds = 1 << layout.memory, list(pairwise(layout.starts.tolist()))
+    if layout.span <= layout.chunk_bits:
+        labels = _labels(layout, stream, 0, count)
+        for first, last in bounds:
+            yield spread[:, first:last] @ labels[:, : last - first].T
+        return
+    gains = np.empty((layout.chunk_bits, len(spread), count), dtype=np.float32)
+    size = max(1, _LABELS_AT_ONCE // layout.span)
+    for state in range(0, count, size):
+        labels = _labels(layout, stream, state, min(state + size, count))
+        for gain, (first, last) in zip(gains, bounds, strict=True):
+            gain[:, state : state + size] = spread[:, first:last] @ labels[:, : last - first].T
+    yield from gains
+
+
+def _viterbi(spread: np.ndarray, layout: Layout, stream: Stream) -> np.ndarray:
     """The best bits of several chunks: (chunks, n).
 
     A state s = (…, b₁, b₀) follows s>>1 and (s>>1) + 2^(L−1), so a step is one maximum over these two and one product with the labels;
@@ -166,12 +199,10 @@ def _viterbi(spread: np.ndarray, labels: np.ndarray, layout: Layout) -> np.ndarr
     score = np.full((len(spread), count), -np.inf, dtype=np.float32)
     score[:, 0] = 0.0
     chosen = np.empty((layout.chunk_bits, len(spread), max(1, half // 8)), dtype=np.uint8)
-    for i in range(layout.chunk_bits):
+    for i, gain in enumerate(_gains(spread, layout, stream)):
         low, high = score[:, :half], score[:, half:]
         chosen[i] = np.packbits(high > low, axis=1)
         best = np.maximum(low, high)
-        first, last = int(layout.starts[i]), int(layout.starts[i + 1])
-        gain = spread[:, first:last] @ labels[:, : last - first].T
         gain.reshape(len(spread), half, 2)[...] += best[:, :, None]
         score = gain
     return _traced(score.argmax(axis=1), chosen, layout)

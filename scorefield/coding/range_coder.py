@@ -12,6 +12,8 @@ from typing import final
 
 import numpy as np
 
+from scorefield.errors import UsageError
+
 TOTAL_BITS = 16
 _BITS, _LEAST = 48, 1 << 40
 _MASK = (1 << _BITS) - 1
@@ -29,7 +31,12 @@ class Encoder:
         self.encode_many(np.array([low]), np.array([high]))
 
     def encode_many(self, lows: np.ndarray, highs: np.ndarray) -> None:
-        """Code symbols of given shares, one after the other."""
+        """Code symbols of given shares, one after the other.
+
+        Raises:
+            UsageError: a share is empty or not within 0 … 2¹⁶.
+        """
+        _require_shares(lows, highs)
         start, size, out = self._low, self._range, self._out
         for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
             unit = size >> TOTAL_BITS
@@ -55,6 +62,16 @@ class Encoder:
         return bytes(out + (value & _MASK).to_bytes(_BITS // 8, "big")).rstrip(b"\0")
 
 
+def _require_shares(lows: np.ndarray, highs: np.ndarray) -> None:
+    """An empty share would be coded for ever, and one out of range as another symbol."""
+    wrong = np.flatnonzero((lows < 0) | (highs <= lows) | (highs > 1 << TOTAL_BITS))
+    if len(wrong):
+        low, high = lows[wrong[0]], highs[wrong[0]]
+        raise UsageError(
+            f"a symbol's share needs 0 ≤ low < high ≤ {1 << TOTAL_BITS}, got [{low}, {high}); give every symbol a frequency of 1 or more"
+        )
+
+
 def _carry(out: bytearray) -> None:
     """Add one to the last byte, and to those before it while they overflow."""
     place = len(out) - 1
@@ -76,8 +93,29 @@ class Decoder:
         self._data, self._position = data, _BITS // 8
         self._code, self._range = int.from_bytes(data[: _BITS // 8].ljust(_BITS // 8, b"\0"), "big"), 1 << _BITS
 
+    @property
+    def reliable(self) -> bool:
+        """Whether every symbol read so far is certain: no bytes in the place of the zeros past the end would change it."""
+        return self._code + (1 << 8 * max(0, self._position - len(self._data))) <= self._range
+
+    def target(self) -> int:
+        """The number of 0 … 2¹⁶ − 1 that lies in the next symbol's share."""
+        return min(self._code // (self._range >> TOTAL_BITS), (1 << TOTAL_BITS) - 1)
+
+    def consume(self, low: int, high: int) -> None:
+        """Go on past a symbol of the share [low, high)/2¹⁶.
+
+        Raises:
+            UsageError: the target is not in it.
+        """
+        if not 0 <= low <= self.target() < high <= 1 << TOTAL_BITS:
+            raise UsageError(
+                f"the share [{low}, {high}) does not hold the target {self.target()}; give the one that does"
+            )
+        self.decode_rows(np.array([[0, low, high, 1 << TOTAL_BITS]]))
+
     def decode_rows(self, cumulative: np.ndarray, *, strict_prefix: bool = False) -> np.ndarray:
-        """One symbol a row of cumulative frequencies.
+        """One symbol a row of cumulative frequencies; data that no encoder gives are read as some symbols.
 
         Args:
             cumulative: (n, V + 1) from 0 to 2¹⁶, rising.
@@ -91,7 +129,8 @@ class Decoder:
         symbols = []
         for row in cumulative:
             unit = size >> TOTAL_BITS
-            symbol = int(row.searchsorted(min(code // unit, 65535), side="right")) - 1
+            code = min(code, (unit << TOTAL_BITS) - 1)  # of impossible data; without a bound it would grow for ever
+            symbol = int(row.searchsorted(code // unit, side="right")) - 1
             low, high = int(row[symbol]), int(row[symbol + 1])
             if strict_prefix and position > count and code + (1 << 8 * (position - count)) > unit * high:
                 break

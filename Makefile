@@ -15,7 +15,7 @@ PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check install -
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
-        quality score-matching presets benchmarks peers frontier crash constraints clean
+        quality score-matching presets likelihood benchmarks peers frontier crash constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -115,6 +115,9 @@ score-matching: .venv/.benchmarks ## learn toys by every form of score matching:
 
 presets: .venv/.benchmarks ## train every preset for ten minutes on Fashion-MNIST: a grid and a Fréchet distance of each, into docs/
 	$(BIN)/python benchmarks/presets.py --docs docs
+
+likelihood: .venv/.benchmarks ## likelihoods where the truth is known: errors, bounds, probes
+	$(ONE_THREAD) $(BIN)/python benchmarks/likelihood.py
 
 benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
 	$(BIN)/python benchmarks/train_speed.py

@@ -33,6 +33,7 @@ _STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 20)
 _ONE_MEMORY, _ONE_STEPS = 12, (1, 2, 3, 4, 6)
 _PROGRESSIVE_PSNR = 30.0
 _SEED = 0xC0DEC
+_LEAST_STEPS = 200
 _HEADER_BITS = 36.0
 
 
@@ -44,15 +45,17 @@ class Effort:
     Attributes:
         curve: examples that the error curve is measured on.
         examples: examples that the last stage is fitted to.
-        steps: of its optimiser.
-        trial: steps of each trial of where the chain may end.
+        steps: the most of its optimiser; fewer where each value would be seen more than `epochs` times.
+        trial: steps of each trial of where the chain may end, likewise.
+        epochs: how often each value is seen at most.
         group: how many examples a stream is expected to hold: what its chain's length is chosen for.
     """
 
     curve: int = 256
     examples: int = 20_000
     steps: int = 4_000
-    trial: int = 500
+    trial: int = 400
+    epochs: int = 60
     group: int = 500
 
 
@@ -142,11 +145,12 @@ class _Maker:
             return (clear or [len(curve.nodes) - 1])[0], None
         few = rest[: max(64, self.effort.examples // 5)]
         tried: dict[int, tuple[float, PixelNetwork]] = {}
+        size = math.prod(rest.shape[1:])
 
         def cost(k: int) -> float:
             if k not in tried:
                 network, bits = self.fitted(curve.nodes[k], few, held, self.effort.trial, None)
-                tried[k] = (bits + curve.rate(k) / self._efficiency, network)
+                tried[k] = (bits + min(self.chain_cost(curve, k, count, size) for count in _STEP_COUNTS), network)
                 self.progress(
                     f"a chain to σ/α = {curve.nodes[k].ratio:.3g} would cost {tried[k][0]:.3f} bits a value in all"
                 )
@@ -155,9 +159,12 @@ class _Maker:
         best = _valley(cost, self._places(curve))
         return best, tried[best][1]
 
-    @property
-    def _efficiency(self) -> float:
-        return trellis.efficiency(MEMORIES[self.name], 1 << 16)
+    def chain_cost(self, curve: ErrorCurve, last: int, count: int, size: int) -> float:
+        """The bits a value that a chain of so many steps costs a group, its part of the header included."""
+        values = size * self.effort.group
+        sections = [bits * values for bits in curve.chain_bits(curve.best_nodes(last, count))]
+        bits = sum(bit / trellis.efficiency(MEMORIES[self.name], max(1, round(bit))) + _HEADER_BITS for bit in sections)
+        return bits / values
 
     def _places(self, curve: ErrorCurve) -> list[int]:
         """Where a chain may end: every third node that leaves it something to tell, up to two bits a value of it."""
@@ -170,6 +177,7 @@ class _Maker:
         """A last stage fitted at a node, and the bits a value that it costs on held-out examples."""
         examples, test = self.noised(rest, node, 1 << 10), self.noised(held, node, 1 << 11)
         size = max(1, 16_384 // math.prod(rest.shape[1:]))
+        steps = min(steps, max(_LEAST_STEPS, self.effort.epochs * len(rest) // size))
         chosen = np.random.Generator(np.random.PCG64(self.seed + 1))
         network = fit_pixels(
             rest.shape[1:],
@@ -188,12 +196,8 @@ class _Maker:
         """Chains to the last node: for groups the length that costs least, and short ones for single examples."""
         memory = MEMORIES[self.name]
         plans = {count: curve.best_nodes(last, count) for count in sorted({*_STEP_COUNTS, *_ONE_STEPS})}
-
-        def cost(count: int) -> float:
-            bits = [rate * size * self.effort.group for rate in curve.chain_bits(plans[count])]
-            return sum(bit / trellis.efficiency(memory, max(1, round(bit))) + _HEADER_BITS for bit in bits)
-
-        best = max(_STEP_COUNTS) if self.name == "progressive" else min(_STEP_COUNTS, key=cost)
+        best = min(_STEP_COUNTS, key=lambda count: self.chain_cost(curve, last, count, size))
+        best = max(_STEP_COUNTS) if self.name == "progressive" else best
         chosen = [(best, memory), *((count, _ONE_MEMORY) for count in _ONE_STEPS)]
         found = [(Schedule.through([curve.nodes[k] for k in plans[count]], bits), count) for count, bits in chosen]
         return tuple(schedule for schedule, _ in found), tuple(curve.chain_bits(plans[count]) for _, count in found)

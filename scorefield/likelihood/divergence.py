@@ -26,7 +26,7 @@ EXACT_UP_TO = 256
 """The dimension up to which the trace is exact unless told otherwise: as many backward passes an evaluation."""
 
 _ROWS = 1024
-_TRIALS = 6
+_TRIALS = 4
 
 
 @final

@@ -30,7 +30,7 @@ from scorefield.streams import SampleStreams
 
 _PROBE_DRAW = 1 << 41
 _FIRST = 2.0
-_LEVELS = 6
+_LEVELS = 4
 
 
 @final

@@ -35,7 +35,7 @@ from scorefield.shapes import Float, Tensor
 
 _TERMS = 32
 _FLOW_ENDS = (1.0 / 6.0, 1.0 / 3.0, 0.5, 1.0)
-_FLOW_PILOTS = 8
+_FLOW_PILOT_VALUES = 1024
 
 
 @final
@@ -200,7 +200,7 @@ class FlowLikelihood(Method):
         self._check(way, name, subject)
         flow = Flow(self.tolerance, self.probes)
         if flow.probe_count(pilot.dimension):
-            flow = replace(flow, probing=chosen_probing(subject, pilot.part(slice(0, _FLOW_PILOTS))))
+            flow = replace(flow, probing=chosen_probing(subject, _few(pilot)))
         if not way.needs_levels and self.importance > 1:
             raise UsageError(
                 "importance weighting is for integers: the density of other data needs no noise; leave it out"
@@ -212,8 +212,8 @@ class FlowLikelihood(Method):
         tried = [self._at(subject, pilot, flow, way, name, t) for t in times]
         if len(tried) == 1:
             return tried[0]
-        few = pilot.part(slice(0, _FLOW_PILOTS))
-        loose = replace(flow, tolerance=max(self.tolerance, 1e-3), probes=min(flow.probe_count(pilot.dimension), 1))
+        few = _few(pilot)
+        loose = replace(flow, tolerance=max(self.tolerance, 2e-3), probes=min(flow.probe_count(pilot.dimension), 1))
         costs = [float(replace(ready, flow=loose).estimate(subject, few, PILOT).nats.mean()) for ready in tried]
         return tried[costs.index(min(costs))]
 
@@ -272,6 +272,11 @@ class _ReadyFlow(Ready):
         if self.decoder is None:
             return 0.0
         return self.decoder.log_probability(batch.precise, batch.asked_at(subject.denoiser, z, self.t))
+
+
+def _few(pilot: Batch) -> Batch:
+    """So few samples that flows can be tried on them."""
+    return pilot.part(slice(0, max(4, min(16, _FLOW_PILOT_VALUES // pilot.dimension))))
 
 
 def time_of_end(path: Path, log_snr: float) -> float:

@@ -36,7 +36,7 @@ def test_q_is_the_density_that_its_points_are_drawn_from(name: str) -> None:
 def test_more_points_come_nearer_and_never_below(name: str) -> None:
     """K = 20 ≤ 5 ≤ 1, all at least the exact figure, of data with 17 levels (M40, M41; Burda et al. 2016)."""
     world = Discretised.of(EDM(), 17)
-    x = world.draw(60)
+    x = world.draw(40)
     exact = world.nats(x) / 4.0 * BITS
     end = -math.log(BIN / 3.0)
     found = [
@@ -47,7 +47,7 @@ def test_more_points_come_nearer_and_never_below(name: str) -> None:
     assert values[0] <= values[1] <= values[2]
     off = found[0].per_sample - exact
     assert (
-        float(off.mean()) > -4.0 * float(off.std()) / 60**0.5 - 0.003 and float(off.mean()) < 0.04
+        float(off.mean()) > -4.0 * float(off.std()) / 40**0.5 - 0.003 and float(off.mean()) < 0.04
     )  # the noise at the end point
 
 
@@ -60,7 +60,7 @@ def test_probabilities_of_the_model_sum_to_one_over_the_cells(levels: int) -> No
     method = FlowLikelihood(1e-3, dequantisation="uniform", importance=64, end=-math.log(2.0 / (levels - 1) / 3.0))
     batch = batch_of(values)
     nats = method.ready(subject, batch).estimate(subject, batch, 0).nats
-    assert float((-nats).exp().sum()) == pytest.approx(1.0, abs=0.02)
+    assert float((-nats).exp().sum()) == pytest.approx(1.0, abs=0.03)
 
 
 def test_floats_are_not_dequantised_and_integers_are() -> None:

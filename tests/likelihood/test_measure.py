@@ -30,7 +30,7 @@ def test_error_over_the_data_covers_the_truth_in_nine_of_ten_repeats() -> None:
 def test_error_over_the_noise_covers_the_truth_in_nine_of_ten_repeats() -> None:
     """The same 20 samples with 100 seeds: what the noise alone changes (M19)."""
     x = WORLD.draw(20, seeded(5))
-    truth = measure(VariationalBound(), SUBJECT, x, seed=999, repeats=400).value
+    truth = measure(VariationalBound(), SUBJECT, x, seed=999, repeats=200).value
     covered = 0
     for seed in range(100):
         found = measure(VariationalBound(), SUBJECT, x, seed=seed, repeats=4)

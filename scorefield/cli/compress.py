@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
-from scorefield.errors import RefusedFileError, UsageError
+from scorefield.errors import RefusedFileError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,12 +89,16 @@ class CompressCommand(Command):
         return 0
 
     def _check(self) -> None:
+        from scorefield.coding.profile import NAMES
+
         if not self.files:
             raise UsageError("there is nothing to compress; name files of pictures, a folder, or data")
         if not 0 <= self.seed < 16 or self.batch < 1 or (self.first is not None and self.first < 1):
             raise UsageError(
                 f"compressing needs a --seed of 0 to 15, --batch ≥ 1 and --first ≥ 1, got {self.seed}, {self.batch}, {self.first}"
             )
+        if self.profile not in NAMES:
+            raise unknown_name("profile", self.profile, NAMES)
         require_parent(self.out)
         if os.path.isdir(self.out):
             raise UsageError(f"--out {self.out} is a folder; name a file, such as archive.sfz")

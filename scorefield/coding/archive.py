@@ -3,7 +3,7 @@ r"""Files of many examples: streams one after the other, pictures of any size as
 A picture larger than the model's shape (H, W) is cut into ⌈h/H⌉·⌈w/W⌉ tiles in reading order, the last ones filled up by
 repeating the edge; every tile is coded as an example of its own, so nothing is known of a neighbour's edge: the model has
 never seen one. A directory is written only where it says something: pictures of the model's size that are called 000000,
-000001 … need none.
+000001 … need none where they are in one stream, and their number where they are in several.
 """
 
 from __future__ import annotations
@@ -117,12 +117,14 @@ def unpack(codec: Codec, data: bytes, *, strict: bool = False) -> Unpacked:
     reader = Reader(data)
     entries = _entries(read_directory(reader))
     parts: list[Decoded] = []
+    is_cut = False
     while reader.position < len(data):
         try:
             parts.append(codec.read(reader))
         except TruncatedHeaderError:
             if not parts:
                 raise
+            is_cut = True
             break
         if not parts[-1].lossless:
             break
@@ -130,7 +132,9 @@ def unpack(codec: Codec, data: bytes, *, strict: bool = False) -> Unpacked:
         raise TruncatedHeaderError("the file ends before its first stream; nothing can be shown: get the whole file")
     examples = np.concatenate([part.values for part in parts])
     pictures, wanted = _assembled(examples, entries, codec.profile.shape)
-    lossless = all(part.lossless for part in parts) and reader.position == len(data) and len(examples) >= wanted
+    if len(examples) > wanted:
+        raise CodecError(f"the archive's directory is of {wanted} examples, and there are more; the file is damaged")
+    lossless = not is_cut and all(part.lossless for part in parts) and len(examples) == wanted
     if strict and not lossless:
         raise CodecError("the archive is cut, so its pictures are not exact; get the whole file, or leave --strict out")
     shares = [part.exact * len(part.values) for part in parts]
@@ -166,7 +170,7 @@ def _directory(pictures: Sequence[Picture], shape: tuple[int, ...]) -> bytes:
     """What must be said of the pictures: nothing where each is called by its number and has the model's shape."""
     entries = [_entry(number, picture, shape) for number, picture in enumerate(pictures)]
     if all(entry == [] for entry in entries):
-        return b""
+        return b"" if len(entries) <= GROUP else pack_directory(str(len(entries)).encode())
     return pack_directory(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
 
 
@@ -180,14 +184,16 @@ def _entry(number: int, picture: Picture, shape: tuple[int, ...]) -> list[Any]:
     return entry
 
 
-def _entries(data: bytes | None) -> list[list[Any]] | None:
-    """A directory's entries, checked. Raises CodecError."""
+def _entries(data: bytes | None) -> list[list[Any]] | int | None:
+    """A directory's entries, or their number, checked. Raises CodecError."""
     if data is None:
         return None
     try:
         entries = json.loads(data)
     except (ValueError, RecursionError):
         entries = None
+    if type(entries) is int and 0 < entries <= _MOST_TILES:
+        return entries
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
         raise CodecError("the archive's directory is not one of scorefield; the file is damaged")
     return entries
@@ -196,17 +202,18 @@ def _entries(data: bytes | None) -> list[list[Any]] | None:
 def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, list) or len(entry) not in (0, 1, 2, 4):
         return False
-    name, grey, *sides = [*entry, "", 0][:2] if len(entry) < 2 else entry
+    name, grey = entry[0] if entry else "", entry[1] if len(entry) > 1 else 0
+    sides = entry[2:]
     is_size = all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides)
     return isinstance(name, str) and len(name) < 4096 and grey in (0, 1) and is_size
 
 
 def _assembled(
-    examples: np.ndarray, entries: list[list[Any]] | None, shape: tuple[int, ...]
+    examples: np.ndarray, entries: list[list[Any]] | int | None, shape: tuple[int, ...]
 ) -> tuple[tuple[Picture, ...], int]:
     """The pictures that the examples make, and how many examples all pictures need."""
-    if entries is None:
-        return tuple(Picture(values, f"{k:06d}") for k, values in enumerate(examples)), len(examples)
+    if not isinstance(entries, list):
+        return tuple(Picture(values, f"{k:06d}") for k, values in enumerate(examples)), entries or len(examples)
     pictures, first = [], 0
     for number, entry in enumerate(entries):
         name = entry[0] if entry and entry[0] else f"{number:06d}"

@@ -18,7 +18,9 @@ def noised(shape: tuple[int, ...], levels: int, count: int = 12, seed: int = 0) 
     rng = np.random.default_rng(seed)
     slope = np.linspace(0.1, 0.6, int(np.prod(shape))).reshape(shape)
     bright = rng.integers(0, 2, (count, *[1] * len(shape))) * 0.3
-    values = np.clip(np.rint((slope + bright + 0.02 * rng.standard_normal((count, *shape))) * (levels - 1)), 0, levels - 1)
+    values = np.clip(
+        np.rint((slope + bright + 0.02 * rng.standard_normal((count, *shape))) * (levels - 1)), 0, levels - 1
+    )
     clear = values * 2.0 / (levels - 1) - 1.0
     z = clear + 0.3 * rng.standard_normal(clear.shape)
     return NoisedExamples(values.astype(np.int64), np.rint(np.clip(z, -1, 1) * 4096) / 4096, np.rint(z * 4096) / 4096)
@@ -44,7 +46,11 @@ def test_every_value_has_a_share_and_all_sum_to_one(levels: int) -> None:
     network = PixelNetwork((1,), levels, 3, {}, make_tables())
     law = random_law(network)
     cumulative = network.cumulative(law)
-    assert (cumulative[:, 0] == 0).all() and (cumulative[:, -1] == TOTAL).all() and (np.diff(cumulative, axis=1) >= 1).all()
+    assert (
+        (cumulative[:, 0] == 0).all()
+        and (cumulative[:, -1] == TOTAL).all()
+        and (np.diff(cumulative, axis=1) >= 1).all()
+    )
     for value in {0, 1, levels // 2, levels - 1}:
         low, high = network.interval(law, np.full(50, value))
         assert (low == cumulative[:, value]).all() and (high == cumulative[:, value + 1]).all()
@@ -105,7 +111,11 @@ def test_fitting_learns_what_neighbours_tell() -> None:
     examples, held = noised((1, 6, 6), 17, count=200), noised((1, 6, 6), 17, count=50, seed=2)
     rng, told = np.random.default_rng(0), []
     network = fit_pixels(
-        (1, 6, 6), 17, lambda _: examples[rng.integers(0, 200, 32)], steps=150, progress=lambda _, bits: told.append(bits)
+        (1, 6, 6),
+        17,
+        lambda _: examples[rng.integers(0, 200, 32)],
+        steps=150,
+        progress=lambda _, bits: told.append(bits),
     )
     _, bits = encode_values(network, held.values, held.denoised, held.noised)
     assert bits.mean() / 36 < 1.9 < 0.6 * np.log2(17) and abs(np.mean(told[-20:]) - bits.mean() / 36) < 0.25

@@ -128,5 +128,8 @@ peers: .venv-peers/.built ## the environment of other libraries' samplers, for `
 frontier: .venv/.benchmarks ## every sampler and every peer's: error against evaluations; RUNS="DIR …" adds trained models
 	$(ONE_THREAD) $(BIN)/python benchmarks/frontier.py $(addprefix --run ,$(RUNS)) --image docs/images/frontier.png
 
+codec: .venv/.benchmarks ## the codec beside image formats: make codec RUN=runs/mine DATA=test-images COUNT=1000
+	$(BIN)/python benchmarks/codec.py $(RUN) $(DATA) --count $(or $(COUNT),1000) --image docs/images/codec.svg
+
 clean: ## remove what was built, keep runs and the environment
 	rm -rf site dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from scorefield.errors import UsageError
-from scorefield.samplers.adaptive import _ERROR, _FIFTH
+from scorefield.samplers.adaptive import FIFTH, FIFTH_LESS_FOURTH
 from scorefield.shapes import Float, Tensor
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -109,13 +109,13 @@ class Solver:
         there = there.where(h < end - now.u, there.new_tensor(end))
         slopes, totals = [now.dy], [now.dtotal]
         y = now.y
-        for node, row in zip(_FIFTH.nodes[1:], _FIFTH.matrix[1:], strict=True):
+        for node, row in zip(FIFTH.nodes[1:], FIFTH.matrix[1:], strict=True):
             y = now.y + h[:, None] * _sum(row, slopes)
             dy, dtotal = slope(there if node > 1.0 - 1e-12 else now.u + node * h, y, rows)
             slopes.append(dy)
             totals.append(dtotal)
-        error = self._error(h[:, None] * _sum(_ERROR, slopes), h * _sum(_ERROR, totals))
-        total = now.total + h * _sum(_FIFTH.weights, totals)
+        error = self._error(h[:, None] * _sum(FIFTH_LESS_FOURTH, slopes), h * _sum(FIFTH_LESS_FOURTH, totals))
+        total = now.total + h * _sum(FIFTH.weights, totals)
         return self._judged(now, replace(now, y=y, total=total, dy=slopes[-1], dtotal=totals[-1], u=there), h, error)
 
     def _error(self, off: Tensor, total_off: Tensor) -> Tensor:
@@ -128,8 +128,8 @@ class Solver:
         taken = error <= 1.0
         # Gustafsson's controller, and the plain one where the error is so small that caution gains nothing
         cautious = error**-_PROPORTIONAL * before.error**_INTEGRAL
-        longer = _SAFETY * cautious.maximum((10.0 * error) ** (-1.0 / _FIFTH.order))
-        shorter = (_SAFETY * error ** (-1.0 / _FIFTH.order)).clamp(max=1.0)
+        longer = _SAFETY * cautious.maximum((10.0 * error) ** (-1.0 / FIFTH.order))
+        shorter = (_SAFETY * error ** (-1.0 / FIFTH.order)).clamp(max=1.0)
         width = h * longer.where(taken, shorter).clamp(_LEAST, _MOST)
         after = replace(after, h=width, error=error)
         before = replace(before, h=width)

@@ -26,7 +26,7 @@ from scorefield.samplers.grids import Grid, Karras
 from scorefield.samplers.runge_kutta import Tableau
 from scorefield.shapes import Bool, Float, Tensor
 
-_FIFTH = Tableau(
+FIFTH = Tableau(
     (
         (),
         (1 / 5,),
@@ -39,8 +39,12 @@ _FIFTH = Tableau(
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
     5,
 )
-_FOURTH = Tableau(_FIFTH.matrix, (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40), 4)
-_ERROR = tuple(fifth - fourth for fifth, fourth in zip(_FIFTH.weights, _FOURTH.weights, strict=True))
+"""Dormand and Prince's fifth-order formula, whose last stage is the next step's first."""
+
+_FOURTH = Tableau(FIFTH.matrix, (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40), 4)
+FIFTH_LESS_FOURTH = tuple(fifth - fourth for fifth, fourth in zip(FIFTH.weights, _FOURTH.weights, strict=True))
+"""What the embedded formula of order 4 weighs otherwise: an estimate of the error."""
+
 _SAFETY, _PROPORTIONAL, _INTEGRAL = 0.9, 0.14, 0.08
 _LEAST, _MOST = 0.2, 5.0
 _TINY = 1e-10
@@ -226,7 +230,7 @@ class _Crowd:
         error = _norm(difference, self.z, z, rtol, atol)
         taken = (error <= 1.0) & ~self.arrived
         factor = _SAFETY * error**-_PROPORTIONAL * self.error**_INTEGRAL
-        factor = factor.where(taken, (_SAFETY * error ** (-1.0 / _FIFTH.order)).clamp(max=1.0)).clamp(_LEAST, _MOST)
+        factor = factor.where(taken, (_SAFETY * error ** (-1.0 / FIFTH.order)).clamp(max=1.0)).clamp(_LEAST, _MOST)
         new = (z, slope, x_0, there, h * factor, error, self.asked + 6.0)
         kept = (*self._values()[:4], h * factor, self.error, self.asked + 6.0)
         return _Crowd(self.flow, *(_chosen(taken, one, other) for one, other in zip(new, kept, strict=True)))
@@ -235,15 +239,15 @@ class _Crowd:
         """(z, dz/dθ, D, the difference of the two results) after a step of h; six questions, the last at its end."""
         wide = along_batch(h, self.z)
         found, z, x_0 = [self.slope], self.z, self.x_0
-        for row, place in zip(_FIFTH.matrix[1:], self.flow.places(self._stages(h, there)), strict=True):
+        for row, place in zip(FIFTH.matrix[1:], self.flow.places(self._stages(h, there)), strict=True):
             z = (wide * _sum(row, found)).add_(self.z)
             slope, x_0 = self.flow.slope(z, place, condition)
             found.append(slope)
-        return z, found[-1], x_0, wide * _sum(_ERROR, found)
+        return z, found[-1], x_0, wide * _sum(FIFTH_LESS_FOURTH, found)
 
     def _stages(self, h: Tensor, there: Tensor) -> Tensor:
         """The angles of the six questions, one a row; the last two are at the step's end, exactly."""
-        angles = self.angle + h * h.new_tensor(_FIFTH.nodes[1:])[:, None]
+        angles = self.angle + h * h.new_tensor(FIFTH.nodes[1:])[:, None]
         angles[-2:] = there
         return angles
 

@@ -109,6 +109,7 @@ def make_codec_profile(
     effort: Effort = DEFAULT_EFFORT,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
+    **reading: Any,
 ) -> CodecProfile:
     """Make a profile for a model from its training data.
 
@@ -119,6 +120,7 @@ def make_codec_profile(
         effort: how much to spend.
         seed: of what is random.
         progress: told what is being done.
+        reading: how the data are read, as `open_data` takes it: size, layout.
 
     Raises:
         UsageError: continuous data, data of another shape, or too few.
@@ -129,7 +131,7 @@ def make_codec_profile(
     if name not in NAMES:
         raise unknown_name("profile", name, NAMES)
     levels = require_levels(model)
-    dataset = open_data(data)
+    dataset = open_data(data, **reading)
     if dataset.shape != model.config.shape:
         raise UsageError(
             f"the model is of data of shape {model.config.shape}, got {dataset.shape}; give its training data"

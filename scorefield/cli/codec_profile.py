@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from scorefield.cli.common import Command, load_model, print_json, say, set_threads
+from scorefield.cli.common import Command, label_dropout, load_model, print_json, reading_of, say, set_threads
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +93,14 @@ def made(model: Model, run: str, name: str, data: str | None, effort: dict[str, 
     from scorefield.model_codec import Effort, make_codec_profile, require_levels
 
     require_levels(model)
+    if model.config.classes and label_dropout(run) == 0.0:
+        raise UsageError(
+            "the codec knows no classes, and this model never saw data without one (label_dropout=0); train it with --set label_dropout=0.1, or with --set data.labels=false"
+        )
     source = data or _training_data(run)
     say(f"making the codec's profile '{name}' from {source}")
-    return make_codec_profile(model, source, name=name, effort=replace(Effort(), **effort), seed=seed, progress=say)
+    wanted = replace(Effort(), **effort)
+    return make_codec_profile(model, source, name=name, effort=wanted, seed=seed, progress=say, **reading_of(run))
 
 
 def _training_data(run: str) -> str:

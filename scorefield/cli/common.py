@@ -15,6 +15,7 @@ from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
     from scorefield.model import Model
+    from scorefield.training.configuration import RunConfig
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,29 @@ def load_model(run: str, device: str | None, *, calibrated: bool = True) -> Mode
     from scorefield.training.processes import choose_device
 
     return load(run, device=choose_device(device), calibrated=calibrated)
+
+
+def label_dropout(run: str) -> float | None:
+    """The share of examples that a run was trained on without their label; None for a model without its run."""
+    requested = _requested(run)
+    return None if requested is None else requested.label_dropout
+
+
+def reading_of(run: str) -> dict[str, Any]:
+    """How a run read its data, as `open_data` takes it; the defaults for a model without its run."""
+    requested = _requested(run)
+    if requested is None:
+        return {}
+    data = requested.data
+    return {"size": data.size, "layout": data.layout, "skip_bad": data.skip_bad}
+
+
+def _requested(run: str) -> RunConfig | None:
+    from scorefield.storage import read_json
+    from scorefield.training.configuration import read_configuration
+
+    file = os.path.join(run, "run.json")
+    return read_configuration(read_json(file)["requested"]) if os.path.isfile(file) else None
 
 
 def require_parent(out: str) -> None:

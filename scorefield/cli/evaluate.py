@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Command, load_model, print_json, say, set_threads
+from scorefield.cli.common import Command, load_model, print_json, reading_of, say, set_threads
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class EvaluateCommand(Command):
         from scorefield.evaluation.evaluate import evaluate
 
         is_run = os.path.isfile(os.path.join(self.samples, "config.json"))
-        options = _reading_of(Path(self.samples)) if is_run else {}
+        options = reading_of(self.samples) if is_run else {}
         samples = self._drawn() if is_run else _all(open_data(self.samples))
         reference = open_data(self.data, **options)
         labels = None if reference.labels is None else torch.from_numpy(reference.labels)
@@ -92,17 +92,6 @@ class EvaluateCommand(Command):
         run = Path(self.samples)
         write_bytes(run / "evaluation.json", json_bytes(figures))
         write_bytes(run / "report.html", report_html(run).encode())
-
-
-def _reading_of(run: Path) -> dict[str, Any]:
-    """How a run read its data, as `open_data` takes it; the defaults for a model without its run."""
-    from scorefield.storage import read_json
-    from scorefield.training.configuration import read_configuration
-
-    if not (run / "run.json").is_file():
-        return {}
-    data = read_configuration(read_json(run / "run.json")["requested"]).data
-    return {"size": data.size, "layout": data.layout, "skip_bad": data.skip_bad}
 
 
 def _all(dataset: Dataset) -> Tensor:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from scorefield.cli.evaluate import _reading_of
+from scorefield.cli.common import label_dropout, reading_of
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def held_out(model: Model, run: str, data: str, count: int | None, seed: int, un
 
     from scorefield.data import open_data
 
-    dataset = open_data(data, **_reading_of(Path(run)))
+    dataset = open_data(data, **reading_of(run))
     _require_kind(model, dataset)
     indices = np.arange(len(dataset))
     if count and count < len(dataset):
@@ -89,15 +88,11 @@ def _require_kind(model: Model, dataset: Dataset) -> None:
 
 def _require_dropped_labels(model: Model, run: str, unconditional: bool) -> None:
     """Refuse `--unconditional` where the model never saw data without a label."""
-    from scorefield.storage import read_json
-    from scorefield.training.configuration import read_configuration
-
     if not unconditional:
         return
     if not model.config.classes:
         raise UsageError("this model has no classes, so that it is unconditional already; leave --unconditional out")
-    file = Path(run) / "run.json"
-    if file.is_file() and read_configuration(read_json(file)["requested"]).label_dropout == 0.0:
+    if label_dropout(run) == 0.0:
         raise UsageError(
             "this model was trained with label_dropout=0 and never saw data without a label; leave --unconditional out"
         )

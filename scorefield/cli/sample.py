@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
+from scorefield.cli.common import Command, label_dropout, load_model, print_json, require_parent, say, set_threads
 from scorefield.errors import UsageError, unknown_name
 from scorefield.paths import Discrete
 from scorefield.records import by_kind, from_plain, kind_of, to_plain
@@ -119,7 +119,7 @@ class SampleCommand(Command):
         """The model with the scale of guidance that was asked for. Raises UsageError."""
         if self.guidance is None:
             return model
-        if self.guidance != 1.0 and model.config.classes and _label_dropout(Path(self.model)) == 0.0:
+        if self.guidance != 1.0 and model.config.classes and label_dropout(self.model) == 0.0:
             raise UsageError(
                 f"--guidance {self.guidance:g} compares with the model without a class, which this one was not trained to be (label_dropout=0); leave guidance out, or train with --set label_dropout=0.1"
             )
@@ -224,16 +224,6 @@ def _unknown_option(plain: Mapping[str, Any], name: str) -> UsageError:
         return unknown_name(f"option of the sampler {plain['kind']}", name, [*known, *inner])
     has = [f"--{field}" if field in _OWN_OPTIONS else f"--set {field}=…" for field in (*known, *inner)]
     return UsageError(f"the sampler {plain['kind']} has no --{name}; it has {', '.join(has)}")
-
-
-def _label_dropout(run: Path) -> float | None:
-    """The share of samples that a run was trained on without their label; None for a model without its run."""
-    from scorefield.storage import read_json
-    from scorefield.training.configuration import read_configuration
-
-    if not (run / "run.json").is_file():
-        return None
-    return read_configuration(read_json(run / "run.json")["requested"]).label_dropout
 
 
 def _extension(out: str) -> str:

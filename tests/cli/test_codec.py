@@ -152,3 +152,10 @@ def test_mistakes_have_their_messages(run: Path, point_run: Path, tmp_path: Path
         answer = call(*words)
         assert answer.code == 2 and says in answer.text, (words, answer.text)
     assert not (tmp_path / "x.sfz").exists()
+
+
+def test_a_model_that_never_saw_data_without_a_class_is_refused(images: str, tmp_path: Path) -> None:
+    """The codec asks for D without a class: an untrained question has any answer."""
+    run = trained(tmp_path / "run", images, UNET, {"label_dropout": 0})
+    answer = call("codec-profile", run, "--threads", 1)
+    assert answer.code == 2 and "label_dropout" in answer.text

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--profile", default="small")
     parser.add_argument(
-        "--progressive", type=int, default=100, help="pictures for the curve of prefixes, by the profile `progressive`"
+        "--progressive", type=int, default=24, help="pictures for the curve of prefixes, by the profile `progressive`"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--image", help="where the curve goes (.svg)")
@@ -212,7 +212,7 @@ def draw(model: sf.Model, settings: argparse.Namespace, values: np.ndarray) -> N
         def read(front: bytes, codec: sf.Codec = codec) -> np.ndarray:
             return np.stack([picture.values for picture in unpack(codec, front).pictures])
 
-        series.append((f"scorefield, {name}", prefixes(data, read, values, peak, 30)))
+        series.append((f"scorefield, {name}", prefixes(data, read, values, peak, 14)))
     series += list(lossy_rivals(values.astype(np.uint8), peak).items())
     curves = [Series(name, [p.bits for p in points], [p.psnr for p in points]) for name, points in series]
     chart = line_chart(

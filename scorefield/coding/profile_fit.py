@@ -31,7 +31,7 @@ MEMORIES = {"small": 14, "progressive": 14, "archive": 16}
 
 _STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 20)
 _ONE_MEMORY, _ONE_STEPS = 12, (1, 2, 3, 4, 6)
-_PROGRESSIVE_PSNR = 30.0
+_PROGRESSIVE_PSNR = 36.0
 _SEED = 0xC0DEC
 _LEAST_STEPS = 200
 _HEADER_BITS = 36.0

@@ -63,6 +63,7 @@ def fit_pixels(
     *,
     steps: int,
     seed: int = 0,
+    hidden: tuple[int, int] = HIDDEN,
     start: PixelNetwork | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> PixelNetwork:
@@ -74,12 +75,13 @@ def fit_pixels(
         examples: examples(step) are a few for one step.
         steps: of the optimiser.
         seed: of the first weights.
+        hidden: the widths of its two layers.
         start: a network to go on from.
         progress: told of the step and its bits a value.
     """
     place = Neighbourhood(shape)
     mixtures = start.mixtures if start else min(4, max(2, levels // 4))
-    weights = _initial(place, mixtures, seed) if start is None else _as_floats(start.tensors)
+    weights = _initial(place, mixtures, seed, hidden) if start is None else _as_floats(start.tensors)
     peak = 4e-3 if start is None else 1.5e-3
     optimiser = torch.optim.Adam(weights.values(), lr=peak, betas=(0.9, 0.99))
     for step in range(steps):
@@ -103,12 +105,12 @@ def _share(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 20) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _initial(place: Neighbourhood, mixtures: int, seed: int) -> dict[str, Tensor]:
+def _initial(place: Neighbourhood, mixtures: int, seed: int, hidden: tuple[int, int]) -> dict[str, Tensor]:
     """A network that answers one wide logistic about the denoised value."""
     generator = torch.Generator().manual_seed(seed)
     channels, answers = place.channels, 3 * mixtures
     inputs = channels * (place.around.shape[1] + place.close.shape[1] + place.causal.shape[1] + 1)
-    first, second = HIDDEN
+    first, second = hidden
     shapes = {"first": (inputs, first), "second": (first, second)}
     weights = {
         name: torch.randn(shape, generator=generator) * math.sqrt(2.0 / shape[0]) for name, shape in shapes.items()

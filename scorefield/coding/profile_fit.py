@@ -29,7 +29,11 @@ Progress = Callable[[str], None]
 MEMORIES = {"small": 14, "progressive": 14, "archive": 16}
 """L of the trellis."""
 
+HIDDEN = {"small": (96, 64), "progressive": (96, 64), "archive": (192, 96)}
+"""The widths of the last stage's layers."""
+
 _STEP_COUNTS = (2, 3, 4, 6, 8, 12, 16, 20)
+_MORE_STEPS = (28,)
 _ONE_MEMORY, _ONE_STEPS = 12, (1, 2, 3, 4, 6)
 _PROGRESSIVE_PSNR = 36.0
 _SEED = 0xC0DEC
@@ -118,6 +122,11 @@ class _Maker:
     seed: int
     progress: Progress
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many steps a chain may have."""
+        return (*_STEP_COUNTS, *_MORE_STEPS) if self.name == "archive" else _STEP_COUNTS
+
     def noised(self, values: np.ndarray, node: Node, number: int) -> NoisedExamples:
         """Examples at a node, with noise of their own."""
         streams = SampleStreams.numbered(_SEED + self.seed, number << 32, len(values))
@@ -150,7 +159,7 @@ class _Maker:
         def cost(k: int) -> float:
             if k not in tried:
                 network, bits = self.fitted(curve.nodes[k], few, held, self.effort.trial, None)
-                tried[k] = (bits + min(self.chain_cost(curve, k, count, size) for count in _STEP_COUNTS), network)
+                tried[k] = (bits + min(self.chain_cost(curve, k, count, size) for count in self.counts), network)
                 self.progress(
                     f"a chain to σ/α = {curve.nodes[k].ratio:.3g} would cost {tried[k][0]:.3f} bits a value in all"
                 )
@@ -185,6 +194,7 @@ class _Maker:
             lambda _: examples[np.sort(chosen.integers(0, len(examples), min(size, len(examples))))],
             steps=steps,
             seed=self.seed,
+            hidden=HIDDEN[self.name],
             start=start,
         )
         _, bits = encode_values(network, test.values, test.denoised, test.noised)
@@ -195,9 +205,9 @@ class _Maker:
     ) -> tuple[tuple[Schedule, ...], tuple[tuple[float, ...], ...]]:
         """Chains to the last node: for groups the length that costs least, and short ones for single examples."""
         memory = MEMORIES[self.name]
-        plans = {count: curve.best_nodes(last, count) for count in sorted({*_STEP_COUNTS, *_ONE_STEPS})}
-        best = min(_STEP_COUNTS, key=lambda count: self.chain_cost(curve, last, count, size))
-        best = max(_STEP_COUNTS) if self.name == "progressive" else best
+        plans = {count: curve.best_nodes(last, count) for count in sorted({*self.counts, *_ONE_STEPS})}
+        best = min(self.counts, key=lambda count: self.chain_cost(curve, last, count, size))
+        best = max(self.counts) if self.name == "progressive" else best
         chosen = [(best, memory), *((count, _ONE_MEMORY) for count in _ONE_STEPS)]
         found = [(Schedule.through([curve.nodes[k] for k in plans[count]], bits), count) for count, bits in chosen]
         return tuple(schedule for schedule, _ in found), tuple(curve.chain_bits(plans[count]) for _, count in found)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,16 @@ from scorefield.coding.profile import FILE_LIMIT, NAMES, CodecProfile
 from scorefield.coding.profile_fit import Effort, make_profile
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.model_calibration import weights_digest
+from scorefield.networks.layers import Embedding
 from scorefield.storage import read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from scorefield.model import Model
 
 DEFAULT_EFFORT = Effort()
+MOST_LEVELS = 4096
+"""The most values whose frequencies, of 2¹⁶ in all, leave room for a law."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,10 +45,32 @@ def profile_file(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def save_codec_profile(folder: str | os.PathLike[str], profile: CodecProfile) -> Path:
-    """Write a profile beside a model. Raises StorageError."""
-    file = profile_file(folder, profile.name)
-    write_bytes(file, profile.to_bytes())
+    """Write a profile beside a model; one that it replaces stays, under a name with its id. Raises StorageError."""
+    file, data = profile_file(folder, profile.name), profile.to_bytes()
+    if os.path.lexists(file) and read_bytes(file, FILE_LIMIT) != data:
+        with suppress(RefusedFileError):
+            old = CodecProfile.from_bytes(read_bytes(file, FILE_LIMIT), str(file))
+            os.replace(file, file.with_name(f"codec-{old.name}-{old.id.hex()}.safetensors"))
+    write_bytes(file, data)
     return file
+
+
+def codec_profiles(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> Iterator[CodecProfile]:
+    """All profiles of a model folder that belong to its weights and can be read, those that were replaced last.
+
+    Example:
+        >>> list(codec_profiles("no/such/folder", {}))
+        []
+    """
+    digest = weights_digest(tensors)
+    for file in sorted(Path(folder).glob("codec-*.safetensors"), key=lambda file: (len(file.name), file.name)):
+        try:
+            found = CodecProfile.from_bytes(read_bytes(file, FILE_LIMIT), str(file))
+        except RefusedFileError as error:
+            logger.warning("%s", error)
+            continue
+        if found.model == digest:
+            yield found
 
 
 def read_codec_profile(folder: str | os.PathLike[str], name: str, tensors: Mapping[str, Tensor]) -> CodecProfile | None:
@@ -68,6 +95,10 @@ def require_levels(model: Model) -> int:
     if levels is None:
         raise UsageError(
             "the codec is of data of finitely many values, and this model is of continuous ones; train it on integers, such as 8-bit images"
+        )
+    if levels > MOST_LEVELS:
+        raise UsageError(
+            f"the codec is of data of at most {MOST_LEVELS:,} values, and this model's have {levels:,}; scale them down before training, or store their high and low bits apart"
         )
     return levels
 
@@ -98,6 +129,9 @@ def codec_of(model: Model, profile: CodecProfile, *, batch: int = 8) -> Codec:
     if profile.model != weights_digest(model.tensors()):
         raise UsageError("the codec's profile belongs to another model; make one for this by make_codec_profile")
     network = copy.deepcopy(model.network).to("cpu").double().eval()
+    for module in network.modules():
+        if isinstance(module, Embedding):
+            module.make_exact()
     return Codec(make_denoiser(model.config, network), profile, batch)
 
 
@@ -184,7 +218,7 @@ def decompress(model: Model, data: bytes, profile: CodecProfile) -> np.ndarray:
     shapes = {picture.values.shape for picture in found.pictures}
     if len(shapes) != 1:
         raise UsageError("the archive holds pictures of several sizes; unpack it with `scorefield decompress`")
-    values = np.stack([picture.values for picture in found.pictures]) + model.config.representation.low
+    values = np.stack([picture.values.astype(np.int64) for picture in found.pictures]) + model.config.representation.low
     return model.config.representation.own_layout(values.astype(model.config.representation.dtype))
 
 
@@ -193,6 +227,7 @@ __all__ = [
     "Effort",
     "RefusedFileError",
     "codec_of",
+    "codec_profiles",
     "compress",
     "decompress",
     "make_codec_profile",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import tyro
 
-from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
+from scorefield.cli.common import Command, load_model, print_json, reading_of, require_parent, say, set_threads
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class CompressCommand(Command):
 
         model = load_model(self.model, "cpu", calibrated=False)
         pictures = self._pictures(model)
-        codec = codec_of(model, profile_of(model, self.model, self.profile, may_make=True), batch=self.batch)
+        codec = codec_of(model, profile_of(model, self.model, self.profile), batch=self.batch)
         archive, ledgers = pack(
             codec,
             pictures,
@@ -100,6 +100,11 @@ class CompressCommand(Command):
         if self.profile not in NAMES:
             raise unknown_name("profile", self.profile, NAMES)
         require_parent(self.out)
+        if any(
+            os.path.exists(file) and os.path.exists(self.out) and os.path.samefile(file, self.out)
+            for file in self.files
+        ):
+            raise UsageError(f"--out {self.out} is one of the files to compress; name another")
         if os.path.isdir(self.out):
             raise UsageError(f"--out {self.out} is a folder; name a file, such as archive.sfz")
 
@@ -109,7 +114,7 @@ class CompressCommand(Command):
         require_levels(model)
         found: list[Picture] = []
         for file in self.files:
-            found += read_pictures(model, file, keep_names=self.names)
+            found += read_pictures(model, self.model, file, keep_names=self.names)
             if self.first is not None and len(found) >= self.first:
                 return found[: self.first]
         return found
@@ -147,7 +152,7 @@ class _Verifier:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            decoded = replace(self.codec, batch=max(1, self.codec.batch // 3)).decode(data)
+            decoded = replace(self.codec, batch=self.codec.batch // 3 or 5).decode(data)
         except RefusedFileError:
             return False
         finally:
@@ -155,24 +160,20 @@ class _Verifier:
         return decoded.lossless and bool(np.array_equal(decoded.values, values))
 
 
-def profile_of(model: Model, run: str, name: str, *, may_make: bool) -> CodecProfile:
-    """A run's profile, made now where there is none and it may be."""
+def profile_of(model: Model, run: str, name: str) -> CodecProfile:
+    """A run's profile, made now where there is none."""
     from scorefield.cli.codec_profile import made
-    from scorefield.model_codec import profile_file, read_codec_profile, save_codec_profile
+    from scorefield.model_codec import read_codec_profile, save_codec_profile
 
     found = read_codec_profile(run, name, model.tensors())
     if found is not None:
         return found
-    if not may_make:
-        raise UsageError(
-            f"{profile_file(run, name)} is not there, and without the profile that a file was compressed with it cannot be read; get it from where the file was made"
-        )
     profile = made(model, run, name, None, {})
     save_codec_profile(run, profile)
     return profile
 
 
-def read_pictures(model: Model, file: str, *, keep_names: bool = True) -> list[Picture]:
+def read_pictures(model: Model, run: str, file: str, *, keep_names: bool = True) -> list[Picture]:
     """What a path holds: an image, a folder of images in any sizes, or any data of the model's shape.
 
     Raises:
@@ -190,7 +191,7 @@ def read_pictures(model: Model, file: str, *, keep_names: bool = True) -> list[P
         names = [(name, str(name.with_suffix("")) if keep_names else "") for name, _ in listing.files]
         if names:
             return [_image(model, path / name, called) for name, called in names]
-    return _data(model, file)
+    return _data(model, run, file)
 
 
 def _image(model: Model, path: Path, name: str) -> Picture:
@@ -203,12 +204,19 @@ def _image(model: Model, path: Path, name: str) -> Picture:
     channels = model.config.shape[0] if len(model.config.shape) == 3 else 0
     try:
         with strict_pillow(), path.open("rb") as stream:
-            kind = read_header(stream).kind
+            header = read_header(stream)
             stream.seek(0)
-            pixels = decode(stream, kind)
+            pixels = decode(stream, header.kind)
+            lost = "transparency" if _is_transparent(stream) else "frames" if header.animated else ""
     except (ImageError, OSError) as error:
         raise UsageError(f"{path}: {error}") from None
-    is_grey = CHANNELS[kind] == 1 and channels == 3
+    if lost:
+        raise UsageError(f"{path}: the picture has {lost}, which the codec does not keep; save it without")
+    if pixels.dtype != model.config.representation.dtype:
+        raise UsageError(
+            f"{path}: the picture is of {pixels.dtype}, and the model of {model.config.representation.dtype}"
+        )
+    is_grey = CHANNELS[header.kind] == 1 and channels == 3
     if is_grey:
         pixels = np.repeat(pixels, 3, axis=0)
     if len(pixels) != channels:
@@ -218,14 +226,22 @@ def _image(model: Model, path: Path, name: str) -> Picture:
     return Picture(values_of(model, pixels[None])[0], name, is_grey)
 
 
-def _data(model: Model, file: str) -> list[Picture]:
+def _is_transparent(stream: BinaryIO) -> bool:
+    from PIL import Image
+
+    stream.seek(0)
+    with Image.open(stream) as image:
+        return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+
+
+def _data(model: Model, run: str, file: str) -> list[Picture]:
     import numpy as np
 
     from scorefield.coding.archive import Picture
     from scorefield.data import open_data
     from scorefield.model_codec import values_of
 
-    dataset = open_data(file)
+    dataset = open_data(file, layout=reading_of(run).get("layout"))
     if dataset.shape != model.config.shape:
         raise UsageError(f"{file}: the data are of shape {dataset.shape}, and the model's {model.config.shape}")
     return [Picture(values) for values in values_of(model, dataset.batch(np.arange(len(dataset))))]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
-from scorefield.cli.compress import profile_of
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _ARRAYS = (".npy", ".npz")
 _LARGEST_ARCHIVE = 1 << 36
+_DEEPEST, _LONGEST = 16, 200
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,6 @@ class DecompressCommand(Command):
 
     strict: bool = False
     """Refuse an archive that is cut."""
-
-    profile: str | None = None
-    """Which profile it was made with; found out without it."""
 
     batch: int = 8
     """Examples at a time."""
@@ -93,25 +90,24 @@ class DecompressCommand(Command):
         """The archive by the profile that it names. Raises CodecError."""
         from scorefield.coding.archive import unpack
         from scorefield.coding.bitstream import ModelMismatchError
-        from scorefield.coding.profile import NAMES
-        from scorefield.model_codec import codec_of, profile_file
+        from scorefield.model_codec import codec_of, codec_profiles
 
-        names = [self.profile] if self.profile else [n for n in NAMES if os.path.lexists(profile_file(self.model, n))]
         failure: ModelMismatchError | None = None
-        for name in names or ["small"]:
-            codec = codec_of(model, profile_of(model, self.model, name, may_make=False), batch=self.batch)
+        for profile in codec_profiles(self.model, model.tensors()):
             try:
-                return unpack(codec, data, strict=self.strict)
+                return unpack(codec_of(model, profile, batch=self.batch), data, strict=self.strict)
             except ModelMismatchError as error:
                 failure = error
-        raise failure or UsageError(f"{self.model} has no codec profile")
+        raise failure or UsageError(
+            f"{self.model} has no codec profile of its weights, and without the one that a file was compressed with it cannot be read; get it from where the file was made"
+        )
 
 
 def _write(model: Model, found: Unpacked, out: str) -> int:
     """Write the pictures, in the data's own units; how many files that made."""
     import numpy as np
 
-    from scorefield.storage import write_bytes
+    from scorefield.storage import storage_errors, write_bytes
 
     own = [model.config.representation.own_layout(_in_units(model, picture))[0] for picture in found.pictures]
     if out.endswith(_ARRAYS):
@@ -120,20 +116,36 @@ def _write(model: Model, found: Unpacked, out: str) -> int:
         write_bytes(out, _array_bytes(np.stack(own), out))
         return 1
     os.makedirs(out, exist_ok=True)
-    for picture, array in zip(found.pictures, own, strict=True):
-        parts = _safe(picture.name)
-        folder = Path(out, *parts[:-1])
-        os.makedirs(folder, exist_ok=True)
+    suffix, files, folders = ".png" if _is_image(model) else ".npy", set[str](), set[str]()
+    for number, (picture, array) in enumerate(zip(found.pictures, own, strict=True)):
+        file = Path(out, _unlike(files, folders, "/".join(_safe(picture.name)) + suffix, number))
+        with storage_errors("write", file):
+            os.makedirs(file.parent, exist_ok=True)
         shown = array[..., 0] if picture.is_grey else array
-        suffix, data = (".png", _png(shown)) if _is_image(model) else (".npy", _array_bytes(shown, ".npy"))
-        write_bytes(folder / (parts[-1] + suffix), data)
+        write_bytes(file, _png(shown) if suffix == ".png" else _array_bytes(shown, ".npy"))
     return len(own)
+
+
+def _unlike(files: set[str], folders: set[str], name: str, number: int) -> str:
+    """The file's name, or one with the picture's number before its suffix where another file or folder has it."""
+    stem, dot, suffix = name.rpartition(".")
+    while True:
+        plain = name.lower()
+        above = {str(parent) for parent in Path(plain).parents} - {"."}
+        if plain not in files | folders and not above & files:
+            files.add(plain)
+            folders.update(above)
+            return name
+        stem = f"{stem.replace('/', '-')}-{number:06d}"
+        name = stem + dot + suffix
 
 
 def _in_units(model: Model, picture: Picture) -> np.ndarray:
     """(1, C, *d) in the data's dtype."""
+    import numpy as np
+
     representation = model.config.representation
-    return (picture.values + representation.low).astype(representation.dtype)[None]
+    return (picture.values.astype(np.int64) + representation.low).astype(representation.dtype)[None]
 
 
 def _is_image(model: Model) -> bool:
@@ -151,9 +163,9 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _safe(name: str) -> tuple[str, ...]:
     """A name's parts, none of which leads out of the folder: it comes from a file that anybody may have written."""
-    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..", ".", "")]
-    clean = ["".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in part)[:200] for part in parts]
-    return tuple(clean) or ("picture",)
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("..", ".", "")][-_DEEPEST:]
+    clean = ["".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in part) for part in parts]
+    return tuple(part.encode()[:_LONGEST].decode(errors="ignore") for part in clean) or ("picture",)
 
 
 def _array_bytes(array: np.ndarray, out: str) -> bytes:

@@ -9,19 +9,20 @@ never seen one. A directory is written only where it says something: pictures of
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
-from scorefield.coding.bitstream import CodecError, Reader, TruncatedHeaderError, pack_directory, read_directory
-from scorefield.coding.codec import GROUP, Codec, Decoded, Ledger
+from scorefield.coding.bitstream import GROUP, CodecError, Reader, TruncatedHeaderError, pack_directory, read_directory
+from scorefield.coding.codec import SEEDS, Codec, Decoded, Ledger
 from scorefield.errors import UsageError
 
 _LARGEST_SIDE = 1 << 20
 _MOST_TILES = 1 << 24
-_SEEDS = 16
+_MOST_VALUES = 1 << 26
 
 
 @final
@@ -97,8 +98,8 @@ def pack(
 def _verified(
     codec: Codec, group: np.ndarray, seed: int, verify: Callable[[bytes, np.ndarray], bool] | None
 ) -> tuple[bytes, Ledger]:
-    for attempt in range(_SEEDS if verify else 1):
-        data, ledger = codec.encode(group, seed=(seed + attempt) % _SEEDS)
+    for attempt in range(SEEDS if verify else 1):
+        data, ledger = codec.encode(group, seed=(seed + attempt) % SEEDS)
         if verify is None or verify(data, group):
             return data, ledger
     raise CodecError(
@@ -128,6 +129,8 @@ def unpack(codec: Codec, data: bytes, *, strict: bool = False) -> Unpacked:
             break
         if not parts[-1].lossless:
             break
+        if entries is None and reader.position < len(data):
+            raise CodecError("bytes follow the stream, and no directory says what they are; the file is damaged")
     if not parts:
         raise TruncatedHeaderError("the file ends before its first stream; nothing can be shown: get the whole file")
     examples = np.concatenate([part.values for part in parts])
@@ -169,6 +172,12 @@ def _joined(tiles: np.ndarray, high: int, wide: int) -> np.ndarray:
 def _directory(pictures: Sequence[Picture], shape: tuple[int, ...]) -> bytes:
     """What must be said of the pictures: nothing where each is called by its number and has the model's shape."""
     entries = [_entry(number, picture, shape) for number, picture in enumerate(pictures)]
+    if not all(_is_entry(entry) for entry in entries) or any(
+        picture.values.size > _MOST_VALUES for picture in pictures
+    ):
+        raise UsageError(
+            f"a picture has at most {_MOST_VALUES:,} values, {_LARGEST_SIDE:,} a side and 4,095 characters of a name; cut it up"
+        )
     if all(entry == [] for entry in entries):
         return b"" if len(entries) <= GROUP else pack_directory(str(len(entries)).encode())
     return pack_directory(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
@@ -221,10 +230,10 @@ def _assembled(
         if sides and len(shape) != 3:
             raise CodecError("the archive's directory has sizes for what is no image; the file is damaged")
         count = -(-sides[0] // shape[1]) * -(-sides[1] // shape[2]) if sides else 1
-        if first + count > _MOST_TILES:
+        if first + count > _MOST_TILES or count * math.prod(shape) > _MOST_VALUES:
             raise CodecError("the archive's directory asks for more tiles than can be; the file is damaged")
         if first < len(examples):
-            tiles = examples[first : first + count]
+            tiles = examples[first : first + count].astype(np.uint16)
             pictures.append(Picture(_joined(tiles, *sides) if sides else tiles[0], name, is_grey))
         first += count
     return tuple(pictures), first

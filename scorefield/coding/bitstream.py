@@ -27,8 +27,11 @@ from scorefield.errors import RefusedFileError
 MAGIC = b"SFZ"
 VERSION = 1
 _GROUP, _ONE, _DIRECTORY = 0, 1, 2
-LARGEST_GROUP = 1 << 16
-_LARGEST_DIRECTORY = 1 << 26
+GROUP = 1024
+"""The most examples that are coded together."""
+
+_LARGEST_DIRECTORY = 1 << 24
+_LARGEST_RATIO = 64
 
 
 class CodecError(RefusedFileError):
@@ -215,7 +218,9 @@ def _one(reader: Reader, start: int, profile: bytes, limits: Limits) -> Header:
 
 
 def _group(reader: Reader, start: int, profile: bytes, limits: Limits) -> Header:
-    count = reader.varint(LARGEST_GROUP)
+    count = reader.varint(GROUP)
+    if count == 0:
+        raise CodecError("the stream has no examples; the file is damaged")
     schedule, seed = reader.byte(), reader.byte()
     bits, last = _lengths(reader, schedule, count, limits)
     stored: list[int] = []
@@ -263,11 +268,11 @@ def read_directory(reader: Reader) -> bytes | None:
     _kind(reader)
     packed = reader.take(reader.varint(_LARGEST_DIRECTORY))
     _check(crc32, reader, 0, 4)
-    unpacker = zlib.decompressobj()
+    unpacker, most = zlib.decompressobj(), min(_LARGEST_DIRECTORY, _LARGEST_RATIO * len(reader.data) + (1 << 16))
     try:
-        entries = unpacker.decompress(packed, _LARGEST_DIRECTORY)
+        entries = unpacker.decompress(packed, most)
     except zlib.error as error:
         raise CodecError(f"the stream's directory is damaged ({error})") from None
     if unpacker.unconsumed_tail:
-        raise CodecError(f"the stream's directory is over {_LARGEST_DIRECTORY} bytes; the file is damaged")
+        raise CodecError(f"the stream's directory is over {most} bytes; the file is damaged")
     return entries

@@ -24,6 +24,7 @@ import numpy as np
 
 from scorefield.coding import trellis
 from scorefield.coding.bitstream import (
+    GROUP,
     CodecError,
     Header,
     Limits,
@@ -39,11 +40,11 @@ from scorefield.coding.schedule import Node, Schedule, Step
 from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
 
-GROUP = 1024
-"""How many examples are coded together."""
-
 _DENOISED_GRID, _NOISED_GRID = 2.0**12, 2.0**14
 _PRIOR, _SELECTION = 1, 2
+
+SEEDS = 16
+"""How many seeds of the shared randomness there are."""
 
 
 @final
@@ -126,6 +127,8 @@ class Codec:
             UsageError: examples of another shape, or values out of range.
         """
         self._check(values)
+        if seed not in range(SEEDS):
+            raise UsageError(f"the seed of the shared randomness is 0 to {SEEDS - 1}, got {seed}")
         kept = self._least(values, self._candidates(len(values)), seed)
         costly = np.flatnonzero(kept.costs > self.stored_bits)
         if len(values) == 1 and 8 * len(kept.data) > self.stored_bits:
@@ -425,7 +428,7 @@ def _moved(z: np.ndarray, denoised: np.ndarray, noise: np.ndarray, step: Step) -
 
 def _clear(z: np.ndarray, node: Node) -> np.ndarray:
     """z/α."""
-    return z * math.sqrt(1.0 + node.ratio**2)
+    return z * math.sqrt(1.0 + node.ratio * node.ratio)
 
 
 def _on_grid(values: np.ndarray, grid: float) -> np.ndarray:

@@ -40,7 +40,7 @@ class Node:
     @property
     def alpha(self) -> float:
         """1/√(1 + s²)."""
-        return 1.0 / math.sqrt(1.0 + self.ratio**2)
+        return 1.0 / math.sqrt(1.0 + self.ratio * self.ratio)
 
     @property
     def snr(self) -> float:

@@ -114,6 +114,11 @@ def _attend(heads: Float[Tensor, "b 3 h n k"]) -> Float[Tensor, "b h n k"]:
         return F.scaled_dot_product_attention(query, key, value).to(heads.dtype)
 
 
+def _frequencies(count: int, dtype: torch.dtype) -> Tensor:
+    """Labels are of order one (¼ log σ, or t): a quarter of a turn to sixteen turns over a unit tell levels apart."""
+    return 2 * math.pi * torch.logspace(-2, 4, count, base=2, dtype=dtype)
+
+
 class Embedding(nn.Module):
     """Noise level and class as one vector: a perceptron of cos and sin of the level, plus one vector a class.
 
@@ -128,11 +133,13 @@ class Embedding(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        # Labels are of order one (¼ log σ, or t): a quarter of a turn to sixteen turns over a unit tell levels apart
-        frequencies = 2 * math.pi * torch.logspace(-2, 4, width // 2, base=2)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", _frequencies(width // 2, torch.float32), persistent=False)
         self.perceptron = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.by_class = nn.Embedding(classes + 1, width) if classes else None
+
+    def make_exact(self) -> None:
+        """Compute the frequencies in float64: float32's last digit differs between machines, and is no weight."""
+        self.frequencies = _frequencies(len(self.frequencies), torch.float64).to(self.frequencies.device)
 
     def forward(self, noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None) -> Float[Tensor, "b e"]:
         """The vectors of a batch; `labels` None means no label."""

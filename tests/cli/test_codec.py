@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from scorefield.coding.archive import Picture, pack
+from scorefield.model import load
+from scorefield.model_codec import codec_of, read_codec_profile
 from tests.cli.worlds import UNET, call, process, trained
 
 
@@ -159,3 +163,66 @@ def test_a_model_that_never_saw_data_without_a_class_is_refused(images: str, tmp
     run = trained(tmp_path / "run", images, UNET, {"label_dropout": 0})
     answer = call("codec-profile", run, "--threads", 1)
     assert answer.code == 2 and "label_dropout" in answer.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["//etc/x", "/etc/x", "../../x", "a/../../x", "C:\\\\x"],
+        ["x", "x", "X"],
+        ["a", "a.png/b", "a"],
+        ["a.png/b", "a"],
+        ["/".join("d" * 2000), "漢" * 3000, "", ".."],
+    ],
+    ids=["outside", "equal", "file and folder", "folder and file", "too long"],
+)
+def test_names_in_an_archive_lead_nowhere_else_and_lose_nothing(run: Path, tmp_path: Path, names: list[str]) -> None:
+    """Anybody may have written the archive: every picture must become a file of its own below --out, whatever it is called."""
+    model = load(run)
+    profile = read_codec_profile(run, "small", model.tensors())
+    assert profile is not None
+    pictures = [
+        Picture(values.astype(np.int64)[None], name[:4000])
+        for values, name in zip(smooth(len(names)), names, strict=True)
+    ]
+    (tmp_path / "x.sfz").write_bytes(pack(codec_of(model, profile), pictures)[0])
+    answer = call("decompress", run, tmp_path / "x.sfz", "--out", tmp_path / "deep" / ".." / "out", "--threads", 1)
+    assert answer.code == 0, answer.text
+    files = sorted(file for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert len(files) == len(names) and {file.suffix for file in files} == {".png"}
+    found = {np.asarray(Image.open(file)).tobytes() for file in files}
+    assert found == {values.tobytes() for values in smooth(len(names))}
+
+
+def test_a_replaced_profile_is_kept_and_still_reads_its_files(run: Path, tmp_path: Path) -> None:
+    """--replace must not make files unreadable whose profile it replaces."""
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    np.save(tmp_path / "x.npy", smooth(2, seed=5))
+    assert call("compress", copied, tmp_path / "x.npy", "--out", tmp_path / "x.sfz", "--threads", 1).code == 0
+    assert (
+        call("codec-profile", copied, "--replace", "--steps", 3, "--examples", 30, "--seed", 1, "--threads", 1).code
+        == 0
+    )
+    assert len(list(copied.glob("codec-small*.safetensors"))) == 2
+    (copied / "codec-archive.safetensors").write_bytes(b"junk")
+    answer = call("decompress", copied, tmp_path / "x.sfz", "--out", tmp_path / "y.npy", "--threads", 1)
+    assert answer.code == 0 and np.array_equal(np.load(tmp_path / "y.npy"), smooth(2, seed=5)), answer.text
+
+
+def test_pictures_that_would_lose_something_are_refused(run: Path, tmp_path: Path) -> None:
+    """Lossless is a promise: what is not kept must be refused, and no input be written over."""
+    grey = smooth(1)[0]
+    Image.fromarray(np.stack([grey, grey], axis=-1), mode="LA").save(tmp_path / "alpha.png")
+    Image.fromarray(grey.astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    Image.fromarray(grey).save(tmp_path / "film.gif", save_all=True, append_images=[Image.fromarray(grey[::-1].copy())])
+    Image.fromarray(grey).save(tmp_path / "own.png")
+    for name, out, says in (
+        ("alpha.png", "x.sfz", "transparency"),
+        ("deep.png", "x.sfz", "uint16"),
+        ("film.gif", "x.sfz", "frames"),
+        ("own.png", "own.png", "name another"),
+    ):
+        answer = call("compress", run, tmp_path / name, "--out", tmp_path / out, "--threads", 1)
+        assert answer.code == 2 and says in answer.text, answer.text
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "own.png")), grey)

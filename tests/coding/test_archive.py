@@ -108,6 +108,18 @@ def test_a_directory_that_asks_for_endless_tiles_is_refused() -> None:
         unpack(coder, pack_directory(json.dumps([["x", 0, 1 << 20, 1 << 20]]).encode()) + stream)
 
 
+def test_a_directory_that_unpacks_to_far_more_than_the_file_is_refused() -> None:
+    """A few kilobytes must not become gigabytes, nor a picture that is nearly all missing be set aside whole."""
+    coder = codec("grey", 17)
+    stream, _ = coder.encode(draws(SHAPES["grey"], 17, 1))
+    with pytest.raises(CodecError, match="directory is over"):
+        unpack(coder, pack_directory(b"[" + b"[]," * 4_000_000 + b"[]]") + stream)
+    with pytest.raises(CodecError, match="tiles"):
+        unpack(coder, pack_directory(json.dumps([["x", 0, 20_000, 20_000]]).encode()) + stream)
+    with pytest.raises(CodecError, match="no directory"):
+        unpack(coder, stream + stream)
+
+
 def test_nothing_and_what_does_not_fit_are_refused() -> None:
     """Only the height and the width of images may differ from the model's."""
     coder = codec("grey", 17)

@@ -15,6 +15,10 @@ from scorefield.coding.bitstream import CodecError, ModelMismatchError, Reader, 
 from scorefield.coding.codec import GROUP, Codec
 from scorefield.coding.profile import CodecProfile
 from scorefield.errors import RefusedFileError, UsageError
+from scorefield.fitting import fit
+from scorefield.model import Model
+from scorefield.model_calibration import weights_digest
+from scorefield.model_codec import codec_of
 from tests.coding.worlds import SHAPES, codec, draws, mixture
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -100,6 +104,26 @@ def test_batches_and_threads_change_nothing(batch: int, threads: int) -> None:
         assert replace(coder, batch=batch).encode(values)[0] == data
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_real_network_rounds_the_same_in_any_batch() -> None:
+    """A layer left in float32, or a constant computed in it, moves D by more than the grid swallows."""
+    torch.manual_seed(0)
+    config = fit(draws((1, 8, 8), 17, 40).astype(np.uint8)[:, 0], steps=1, network="unet").config
+    network = config.build_network()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model = Model(config, network)
+    coder = codec_of(model, replace(codec("eight", 17).profile, model=weights_digest(model.tensors())))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 1, 8, 8)))
+    with torch.inference_mode():
+        whole = coder.denoiser(x, 0.5).x0
+        parts = torch.cat([coder.denoiser(x[k : k + 3], 0.5).x0 for k in range(0, 40, 3)])
+    assert whole.dtype == torch.float64 and 0 < (whole - parts).abs().max() < 1e-12
+    values = draws((1, 8, 8), 17, 12, seed=3)
+    data, _ = coder.encode(values)
+    for batch in (1, 5, 12):
+        assert np.array_equal(replace(coder, batch=batch).decode(data).values, values)
 
 
 def test_another_process_reads_it(tmp_path: Path) -> None:
@@ -213,6 +237,13 @@ def test_hostile_headers_are_refused_before_anything_is_allocated() -> None:
     for data in (b"", b"SFZ", b"PNG\x00" * 9, b"SFZ\x02" + bytes(60), start + b"\xff" * 60):
         with pytest.raises(CodecError):
             coder.decode(data)
+
+
+@pytest.mark.parametrize("seed", [-1, 16, 300])
+def test_a_seed_that_the_header_cannot_hold_is_refused(seed: int) -> None:
+    """It would be written as another, and the file be lost."""
+    with pytest.raises(UsageError, match="0 to 15"):
+        codec("grey", 17).encode(draws(SHAPES["grey"], 17, 1), seed=seed)
 
 
 def test_another_models_stream_is_refused_by_name() -> None:

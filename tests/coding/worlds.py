@@ -15,7 +15,14 @@ from scorefield.denoisers import Denoiser, GaussianMixture, Prediction
 from scorefield.paths import EDM, Discrete, Path, Rectified
 
 QUICK = Effort(curve=24, examples=200, steps=60, trial=20, group=50)
-SHAPES = {"grey": (1, 6, 6), "colour": (3, 5, 4), "points": (7,), "series": (2, 9), "one value": (1, 1, 1)}
+SHAPES = {
+    "grey": (1, 6, 6),
+    "eight": (1, 8, 8),
+    "colour": (3, 5, 4),
+    "points": (7,),
+    "series": (2, 9),
+    "one value": (1, 1, 1),
+}
 
 
 @final

@@ -202,7 +202,7 @@ def draw(model: sf.Model, settings: argparse.Namespace, values: np.ndarray) -> N
     """The curve of prefixes beside lossy formats."""
     peak = float(model.config.representation.levels or 256) - 1.0
     series = []
-    for name in ("small", "progressive"):
+    for name in ("progressive",):
         profile = sf.read_codec_profile(settings.run, name, model.tensors())
         if profile is None:
             continue

@@ -152,7 +152,7 @@ def _strip(model: Model, chosen: HeldOut, count: int, curve: RateDistortion, see
     from scorefield.evaluation.pictures import png
     from scorefield.model_likelihood import shown_at
 
-    wanted = _evenly_in_rate(curve)
+    wanted = _evenly_in_quality(curve)
     shown = [
         shown_at(model, chosen.x[:count], curve.rows[k].log_snr, seed, chosen.part_of_classes(count)) for k in wanted
     ]
@@ -162,8 +162,10 @@ def _strip(model: Model, chosen: HeldOut, count: int, curve: RateDistortion, see
     return png(stacked.flatten(0, 1), columns=len(columns))
 
 
-def _evenly_in_rate(curve: RateDistortion) -> list[int]:
-    """The rows whose rates are nearest to even shares of the last one's."""
-    last = curve.rows[-1].rate
-    targets = [last * k / (_COLUMNS - 1) for k in range(_COLUMNS)]
-    return [min(range(len(curve.rows)), key=lambda k: abs(curve.rows[k].rate - target)) for target in targets]
+def _evenly_in_quality(curve: RateDistortion) -> list[int]:
+    """The rows whose distortions fall in even ratios: most of what the eye sees is said by the first few per cent of the rate."""
+    start, end = curve.rows[0].distortion, curve.rows[-1].distortion
+    if not 0.0 < end < start:
+        return [0, len(curve.rows) - 1]
+    targets = [start * (end / start) ** (k / (_COLUMNS - 1)) for k in range(_COLUMNS)]
+    return [min(range(len(curve.rows)), key=lambda k: abs(curve.rows[k].distortion - target)) for target in targets]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from scorefield.coding.bitstream import CodecError, ModelMismatchError, Reader, TruncatedHeaderError, read_header
-from scorefield.coding.codec import GROUP, Codec
+from scorefield.coding.bitstream import GROUP, CodecError, ModelMismatchError, Reader, TruncatedHeaderError, read_header
+from scorefield.coding.codec import Codec
 from scorefield.coding.profile import CodecProfile
 from scorefield.errors import RefusedFileError, UsageError
 from scorefield.fitting import fit

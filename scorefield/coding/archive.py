@@ -16,7 +16,7 @@ from typing import Any, final
 
 import numpy as np
 
-from scorefield.coding.bitstream import GROUP, CodecError, Reader, TruncatedHeaderError, pack_directory, read_directory
+from scorefield.coding.bitstream import CodecError, Reader, TruncatedHeaderError, pack_directory, read_directory
 from scorefield.coding.codec import SEEDS, Codec, Decoded, Ledger
 from scorefield.errors import UsageError
 
@@ -85,9 +85,9 @@ def pack(
     if not pictures:
         raise UsageError("there is nothing to compress; give files of pictures, or data")
     examples = np.concatenate([_tiles(picture.values, codec.profile.shape) for picture in pictures])
-    streams, ledgers = [_directory(pictures, codec.profile.shape)], []
-    for first in range(0, len(examples), GROUP):
-        group = examples[first : first + GROUP]
+    streams, ledgers = [_directory(pictures, codec)], []
+    for first in range(0, len(examples), codec.group):
+        group = examples[first : first + codec.group]
         data, ledger = _verified(codec, group, seed, verify)
         streams.append(data)
         ledgers.append(ledger)
@@ -169,9 +169,9 @@ def _joined(tiles: np.ndarray, high: int, wide: int) -> np.ndarray:
     return joined.reshape(channels, rows * height, columns * width)[:, :high, :wide]
 
 
-def _directory(pictures: Sequence[Picture], shape: tuple[int, ...]) -> bytes:
+def _directory(pictures: Sequence[Picture], codec: Codec) -> bytes:
     """What must be said of the pictures: nothing where each is called by its number and has the model's shape."""
-    entries = [_entry(number, picture, shape) for number, picture in enumerate(pictures)]
+    entries = [_entry(number, picture, codec.profile.shape) for number, picture in enumerate(pictures)]
     if not all(_is_entry(entry) for entry in entries) or any(
         picture.values.size > _MOST_VALUES for picture in pictures
     ):
@@ -179,7 +179,7 @@ def _directory(pictures: Sequence[Picture], shape: tuple[int, ...]) -> bytes:
             f"a picture has at most {_MOST_VALUES:,} values, {_LARGEST_SIDE:,} a side and 4,095 characters of a name; cut it up"
         )
     if all(entry == [] for entry in entries):
-        return b"" if len(entries) <= GROUP else pack_directory(str(len(entries)).encode())
+        return b"" if len(entries) <= codec.group else pack_directory(str(len(entries)).encode())
     return pack_directory(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
 
 

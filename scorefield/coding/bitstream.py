@@ -27,8 +27,7 @@ from scorefield.errors import RefusedFileError
 MAGIC = b"SFZ"
 VERSION = 1
 _GROUP, _ONE, _DIRECTORY = 0, 1, 2
-GROUP = 1024
-"""The most examples that are coded together."""
+_MOST_EXAMPLES, _MOST_VALUES = 1024, 1 << 20
 
 _LARGEST_DIRECTORY = 1 << 24
 _LARGEST_RATIO = 64
@@ -44,6 +43,11 @@ class ModelMismatchError(CodecError):
 
 class TruncatedHeaderError(CodecError):
     """A stream that ends within its header: nothing can be shown."""
+
+
+def group_size(values: int) -> int:
+    """The most examples of so many values each that are coded together: about a million values, and so some 100 MB."""
+    return max(1, min(_MOST_EXAMPLES, _MOST_VALUES // values))
 
 
 @final
@@ -173,7 +177,7 @@ class Limits:
     profile: bytes
     steps: tuple[int, ...]
     values: int
-    bits: int = 16
+    bits: int = 8
 
 
 def read_header(reader: Reader, limits: Limits) -> Header:
@@ -218,7 +222,7 @@ def _one(reader: Reader, start: int, profile: bytes, limits: Limits) -> Header:
 
 
 def _group(reader: Reader, start: int, profile: bytes, limits: Limits) -> Header:
-    count = reader.varint(GROUP)
+    count = reader.varint(group_size(limits.values))
     if count == 0:
         raise CodecError("the stream has no examples; the file is damaged")
     schedule, seed = reader.byte(), reader.byte()

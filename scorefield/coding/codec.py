@@ -24,12 +24,12 @@ import numpy as np
 
 from scorefield.coding import trellis
 from scorefield.coding.bitstream import (
-    GROUP,
     CodecError,
     Header,
     Limits,
     Reader,
     crc16,
+    group_size,
     pack_header,
     read_header,
 )
@@ -117,7 +117,7 @@ class Codec:
     batch: int = 8
 
     def encode(self, values: np.ndarray, *, seed: int = 0) -> tuple[bytes, Ledger]:
-        """One stream of at most `GROUP` examples.
+        """One stream of at most `group` examples.
 
         Args:
             values: (n, C, *d) whole numbers from 0 to V − 1.
@@ -184,6 +184,11 @@ class Codec:
         return Limits(self.profile.id, steps, math.prod(self.profile.shape))
 
     @property
+    def group(self) -> int:
+        """The most examples of a stream."""
+        return group_size(math.prod(self.profile.shape))
+
+    @property
     def stored_bytes(self) -> int:
         """The bytes of an example stored as it is."""
         return (math.prod(self.profile.shape) * max(1, (self.profile.levels - 1).bit_length()) + 7) // 8
@@ -195,8 +200,10 @@ class Codec:
 
     def _check(self, values: np.ndarray) -> None:
         shape, levels = self.profile.shape, self.profile.levels
-        if values.shape[1:] != shape or not 1 <= len(values) <= GROUP:
-            raise UsageError(f"a stream holds 1 to {GROUP} examples of shape {shape}, got {values.shape}; cut them up")
+        if values.shape[1:] != shape or not 1 <= len(values) <= self.group:
+            raise UsageError(
+                f"a stream holds 1 to {self.group} examples of shape {shape}, got {values.shape}; cut them up"
+            )
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= levels:
             raise UsageError(
                 f"the codec is of whole numbers from 0 to {levels - 1}, got {values.dtype} from {values.min()} to {values.max()}"

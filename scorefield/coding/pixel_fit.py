@@ -30,7 +30,6 @@ from scorefield.coding.pixels import (
 )
 
 HIDDEN = (96, 64)
-_ROWS = 16_384
 _LARGEST_WEIGHT = 2.0**15 / WEIGHT_UNIT
 
 

@@ -24,7 +24,6 @@ from scorefield.storage import parse_json, refused, sha256
 VERSION = 1
 FILE_LIMIT = 1 << 28
 _SETTINGS = "settings"
-_LARGEST_WHOLE = 2.0**31
 
 NAMES = ("small", "progressive", "archive")
 """What a profile can be for: fewest bytes; a smooth way from coarse to exact; fewest bytes for thousands, more slowly."""

@@ -26,10 +26,6 @@ class Encoder:
     def __init__(self) -> None:
         self._low, self._range, self._out = 0, 1 << _BITS, bytearray()
 
-    def encode(self, low: int, high: int) -> None:
-        """Code a symbol of the share [low, high)/2¹⁶."""
-        self.encode_many(np.array([low]), np.array([high]))
-
     def encode_many(self, lows: np.ndarray, highs: np.ndarray) -> None:
         """Code symbols of given shares, one after the other.
 
@@ -92,27 +88,6 @@ class Decoder:
     def __init__(self, data: bytes) -> None:
         self._data, self._position = data, _BITS // 8
         self._code, self._range = int.from_bytes(data[: _BITS // 8].ljust(_BITS // 8, b"\0"), "big"), 1 << _BITS
-
-    @property
-    def reliable(self) -> bool:
-        """Whether every symbol read so far is certain: no bytes in the place of the zeros past the end would change it."""
-        return self._code + (1 << 8 * max(0, self._position - len(self._data))) <= self._range
-
-    def target(self) -> int:
-        """The number of 0 … 2¹⁶ − 1 that lies in the next symbol's share."""
-        return min(self._code // (self._range >> TOTAL_BITS), (1 << TOTAL_BITS) - 1)
-
-    def consume(self, low: int, high: int) -> None:
-        """Go on past a symbol of the share [low, high)/2¹⁶.
-
-        Raises:
-            UsageError: the target is not in it.
-        """
-        if not 0 <= low <= self.target() < high <= 1 << TOTAL_BITS:
-            raise UsageError(
-                f"the share [{low}, {high}) does not hold the target {self.target()}; give the one that does"
-            )
-        self.decode_rows(np.array([[0, low, high, 1 << TOTAL_BITS]]))
 
     def decode_rows(self, cumulative: np.ndarray, *, strict_prefix: bool = False) -> np.ndarray:
         """One symbol a row of cumulative frequencies; data that no encoder gives are read as some symbols.

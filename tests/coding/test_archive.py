@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from scorefield.coding import archive
+from scorefield.coding import bitstream
 from scorefield.coding.archive import Picture, pack, unpack
 from scorefield.coding.bitstream import CodecError, TruncatedHeaderError, pack_directory
 from scorefield.errors import UsageError
@@ -41,7 +41,7 @@ def test_numbered_pictures_need_no_directory() -> None:
 
 def test_groups_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """More examples than a stream holds make several; a cut archive shows the whole ones, and what there is of the next."""
-    monkeypatch.setattr(archive, "GROUP", 4)
+    monkeypatch.setattr(bitstream, "_MOST_EXAMPLES", 4)
     coder, values = codec("grey", 17), draws(SHAPES["grey"], 17, 10)
     done: list[int] = []
     data, ledgers = pack(coder, [Picture(value) for value in values], progress=done.append)

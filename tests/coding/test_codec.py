@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from scorefield.coding.bitstream import GROUP, CodecError, ModelMismatchError, Reader, TruncatedHeaderError, read_header
+from scorefield.coding.bitstream import (
+    CodecError,
+    Header,
+    ModelMismatchError,
+    Reader,
+    TruncatedHeaderError,
+    crc16,
+    pack_header,
+    read_header,
+)
 from scorefield.coding.codec import Codec
 from scorefield.coding.profile import CodecProfile
 from scorefield.errors import RefusedFileError, UsageError
@@ -19,7 +29,8 @@ from scorefield.fitting import fit
 from scorefield.model import Model
 from scorefield.model_calibration import weights_digest
 from scorefield.model_codec import codec_of
-from tests.coding.worlds import SHAPES, codec, draws, mixture
+from scorefield.paths import EDM
+from tests.coding.worlds import SHAPES, Still, codec, draws, mixture
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -246,6 +257,25 @@ def test_a_seed_that_the_header_cannot_hold_is_refused(seed: int) -> None:
         codec("grey", 17).encode(draws(SHAPES["grey"], 17, 1), seed=seed)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["header alone", "a whole section"])
+def test_the_largest_stream_takes_less_than_a_gigabyte(share: float) -> None:
+    """Memory is asked for by a header that anybody may write: the most examples, of the most bits, that it may hold."""
+    profile = replace(codec("grey", 17).profile, shape=(1, 32, 32))
+    coder = Codec(Still(EDM()), profile, batch=64)
+    steps, size = len(profile.schedules[0].steps), coder.group * 1024
+    header = Header(profile.id, coder.group, 0, 0, (8 * size,) * steps, 4 * size)
+    section = bytes(round(share * size))
+    data = pack_header(header) + section + crc16(section)
+    tracemalloc.start()
+    try:
+        decoded = coder.decode(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert decoded.steps[0] == round(share) and not decoded.lossless and coder.group == 1024
+    assert peak < 1 << 30
+
+
 def test_another_models_stream_is_refused_by_name() -> None:
     """Decoded by another profile the bytes would be noise; the message must name both."""
     coder, other = codec("grey", 17), codec("grey", 17, "progressive")
@@ -276,7 +306,7 @@ def test_a_profile_is_bound_to_its_content() -> None:
         np.full((1, 1, 6, 6), -1),
         np.zeros((1, 1, 6, 6)),
         np.zeros((0, 1, 6, 6), dtype=np.int64),
-        np.zeros((GROUP + 1, 1, 6, 6), dtype=np.int64),
+        np.zeros((1025, 1, 6, 6), dtype=np.int64),
     ],
     ids=["shape", "above", "below", "floats", "none", "too many"],
 )

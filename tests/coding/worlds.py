@@ -43,6 +43,18 @@ class Shaped(Denoiser):
         return Prediction(x0, x_t, t, self.path)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Still(Denoiser):
+    """D = 0, whatever it is asked."""
+
+    path: Path
+
+    def __call__(self, x_t: torch.Tensor, t: Any, condition: Any = None) -> Prediction:
+        """Nothing."""
+        return Prediction(torch.zeros_like(x_t), x_t, t, self.path)
+
+
 def mixture(shape: tuple[int, ...], path: Path, components: int = 3) -> Shaped:
     """Smooth pictures of a few kinds."""
     size, rng = int(np.prod(shape)), np.random.default_rng(5)

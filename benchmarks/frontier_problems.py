@@ -9,7 +9,7 @@ to s = 1e-5 where the score is exact (there D is the image), and to the s of the
 which has learned nothing below. Closed forms are computed in float64, networks in float32 with x̄ in float64; the same
 integration with half as many steps tells how far the reference may be trusted.
 
-A problem is stored in a file of tensors, `ref_NAME.pt`: `x_T` (the noise, in the path's own scale), `x_0` (its image),
+A problem is stored in a file of tensors, `ref_NAME.safetensors`: `x_T` (the noise, in the path's own scale), `x_0` (its image),
 `condition` (the labels), `draws` (exact samples of the data), and what the denoiser is made of. `Problem.load` reads it.
 """
 
@@ -30,7 +30,9 @@ from torch import Tensor
 import scorefield as sf
 from scorefield import paths
 from scorefield.denoisers import Denoiser, GaussianMixture, Prediction
+from scorefield.model_folder import tensors_from_bytes, tensors_to_bytes
 from scorefield.paths import EDM, VP, Path, Rectified
+from scorefield.storage import write_bytes
 
 SEED = 20_230
 END = 1e-5
@@ -124,6 +126,9 @@ class Counted(Denoiser):
         return self.denoiser(x_t, t, condition)
 
 
+STORED, MADE_OF, FACTS = ("x_T", "x_0", "condition", "draws"), "made_of.", "facts"
+"""What a problem's file holds, by name."""
+
 # ── problems ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -196,24 +201,30 @@ class Problem:
         return denoised
 
     def save(self, folder: File) -> None:
-        """Write `ref_NAME.pt`."""
-        stored = {"x_T": self.x_T, "x_0": self.x_0, "condition": self.condition, "draws": self.draws}
-        torch.save(
-            {**stored, "name": self.name, "error": self.error, "made_of": self.made_of}, self.file(folder, self.name)
-        )
+        """Write `ref_NAME.safetensors`: the tensors, and what is no tensor as JSON beside them."""
+        tensors = {key: value for key in STORED if (value := getattr(self, key)) is not None}
+        tensors |= {MADE_OF + key: value for key, value in self.made_of.items() if isinstance(value, Tensor)}
+        made_of = {key: value for key, value in self.made_of.items() if not isinstance(value, Tensor)}
+        facts = json.dumps({"name": self.name, "error": self.error, "made_of": made_of}).encode()
+        tensors[FACTS] = torch.frombuffer(bytearray(facts), dtype=torch.uint8)
+        whole = {key: value.contiguous() for key, value in tensors.items()}
+        write_bytes(self.file(folder, self.name), tensors_to_bytes(whole))
 
     @staticmethod
     def file(folder: File, name: str) -> File:
         """Where a problem is stored."""
-        return folder / f"ref_{name}.pt"
+        return folder / f"ref_{name}.safetensors"
 
     @classmethod
     def load(cls, file: File) -> Problem:
-        """Read `ref_NAME.pt`, the network from its run folder."""
-        stored = torch.load(file, weights_only=True)
-        made_of = stored["made_of"]
+        """Read `ref_NAME.safetensors`, the network from its run folder."""
+        tensors = tensors_from_bytes(file.read_bytes(), file)
+        facts = json.loads(tensors.pop(FACTS).numpy().tobytes())
+        parts = {key: value for key, value in tensors.items() if key.startswith(MADE_OF)}
+        made_of = facts.pop("made_of") | {key.removeprefix(MADE_OF): value for key, value in parts.items()}
         denoiser = sf.load(made_of["run"]).denoiser if "run" in made_of else _mixture(made_of)
-        return cls(denoiser=denoiser, **stored)
+        stored = {key: tensors[key] for key in STORED if key in tensors}
+        return cls(denoiser=denoiser, made_of=made_of, **stored, **facts)
 
 
 def _level(path: Path, t: float) -> float:

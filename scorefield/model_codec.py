@@ -225,7 +225,6 @@ def decompress(model: Model, data: bytes, profile: CodecProfile) -> np.ndarray:
 __all__ = [
     "CodecProfile",
     "Effort",
-    "RefusedFileError",
     "codec_of",
     "codec_profiles",
     "compress",

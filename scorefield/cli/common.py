@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from scorefield.data.representation import Representation
     from scorefield.model import Model
     from scorefield.training.configuration import RunConfig
 
@@ -84,6 +87,38 @@ def _requested(run: str) -> RunConfig | None:
 
     file = os.path.join(run, "run.json")
     return read_configuration(read_json(file)["requested"]) if os.path.isfile(file) else None
+
+
+def as_file(sample: np.ndarray, representation: Representation) -> tuple[str, bytes]:
+    """One sample as a file of its own, exactly: .png for 8-bit and grey 16-bit images, .npy for all other data."""
+    from scorefield.evaluation.pictures import lossless_png
+
+    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(sample.dtype.name, ())
+    if representation.layout == "image" and representation.shape[0] in channels:
+        return ".png", lossless_png(sample)
+    return ".npy", npy_bytes(sample)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays by name, in their order, as a .npz file."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def require_parent(out: str) -> None:

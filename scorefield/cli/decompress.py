@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from scorefield.cli.common import Command, load_model, print_json, require_parent, say, set_threads
+from scorefield.cli.common import (
+    Command,
+    as_file,
+    load_model,
+    npy_bytes,
+    npz_bytes,
+    print_json,
+    require_parent,
+    say,
+    set_threads,
+)
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +70,8 @@ class DecompressCommand(Command):
         if self.batch < 1 or (self.prefix is not None and self.prefix < 1):
             raise UsageError(f"decompressing needs --batch ≥ 1 and --bytes ≥ 1, got {self.batch} and {self.prefix}")
         require_parent(self.out)
+        if not self.out.endswith(_ARRAYS) and os.path.isfile(self.out):
+            raise UsageError(f"--out {self.out} is a file; name a folder for images, or X.npy or X.npz for one array")
         set_threads(self.threads)
         from scorefield.storage import read_bytes
 
@@ -113,16 +125,16 @@ def _write(model: Model, found: Unpacked, out: str) -> int:
     if out.endswith(_ARRAYS):
         if len({array.shape for array in own}) > 1:
             raise UsageError(f"--out {out}: the pictures have several sizes, which no one array holds; give a folder")
-        write_bytes(out, _array_bytes(np.stack(own), out))
+        whole = np.stack(own)
+        write_bytes(out, npz_bytes({"samples": whole}) if out.endswith(".npz") else npy_bytes(whole))
         return 1
-    os.makedirs(out, exist_ok=True)
-    suffix, files, folders = ".png" if _is_image(model) else ".npy", set[str](), set[str]()
+    files, folders = set[str](), set[str]()
     for number, (picture, array) in enumerate(zip(found.pictures, own, strict=True)):
+        suffix, data = as_file(array[..., 0] if picture.is_grey else array, model.config.representation)
         file = Path(out, _unlike(files, folders, "/".join(_safe(picture.name)) + suffix, number))
         with storage_errors("write", file):
             os.makedirs(file.parent, exist_ok=True)
-        shown = array[..., 0] if picture.is_grey else array
-        write_bytes(file, _png(shown) if suffix == ".png" else _array_bytes(shown, ".npy"))
+        write_bytes(file, data)
     return len(own)
 
 
@@ -148,34 +160,8 @@ def _in_units(model: Model, picture: Picture) -> np.ndarray:
     return (picture.values.astype(np.int64) + representation.low).astype(representation.dtype)[None]
 
 
-def _is_image(model: Model) -> bool:
-    """Whether PNG files can hold the pixels."""
-    representation = model.config.representation
-    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(representation.dtype, ())
-    return representation.layout == "image" and representation.shape[0] in channels
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from scorefield.evaluation.pictures import lossless_png
-
-    return lossless_png(pixels)
-
-
 def _safe(name: str) -> tuple[str, ...]:
     """A name's parts, none of which leads out of the folder: it comes from a file that anybody may have written."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("..", ".", "")][-_DEEPEST:]
     clean = ["".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in part) for part in parts]
     return tuple(part.encode()[:_LONGEST].decode(errors="ignore") for part in clean) or ("picture",)
-
-
-def _array_bytes(array: np.ndarray, out: str) -> bytes:
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    if out.endswith(".npz"):
-        np.savez(buffer, samples=array)
-    else:
-        np.save(buffer, array)
-    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import Command, label_dropout, load_model, print_json, require_parent, say, set_threads
+from scorefield.cli.common import (
+    Command,
+    as_file,
+    label_dropout,
+    load_model,
+    npz_bytes,
+    print_json,
+    require_parent,
+    say,
+    set_threads,
+)
 from scorefield.errors import UsageError, unknown_name
 from scorefield.paths import Discrete
 from scorefield.records import by_kind, from_plain, kind_of, to_plain
@@ -257,30 +266,15 @@ def _archive(samples: np.ndarray, classes: np.ndarray | None, seed: int) -> byte
     arrays: dict[str, Any] = {"samples": samples, "seeds": np.full(len(samples), seed, dtype=np.int64)}
     if classes is not None:
         arrays["classes"] = classes
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return npz_bytes(arrays)
 
 
 def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -> None:
-    """000000.png … with lossless pixels for 8-bit and grey 16-bit images; .npy files for all other data."""
-    from scorefield.evaluation.pictures import lossless_png
-
+    """000000.png …, or .npy files."""
     folder.mkdir(exist_ok=True)
-    representation = model.config.representation
-    channels = {"uint8": (1, 3, 4), "uint16": (1,)}.get(samples.dtype.name, ())
-    is_image = representation.layout == "image" and representation.shape[0] in channels
     for number, sample in enumerate(samples, start=first):
-        data = lossless_png(sample) if is_image else _npy(sample)
-        _write(str(folder / f"{number:06d}.{'png' if is_image else 'npy'}"), data)
-
-
-def _npy(sample: np.ndarray) -> bytes:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, sample, allow_pickle=False)
-    return buffer.getvalue()
+        suffix, data = as_file(sample, model.config.representation)
+        _write(str(folder / f"{number:06d}{suffix}"), data)
 
 
 class _Thinned:

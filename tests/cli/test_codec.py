@@ -55,6 +55,17 @@ def test_data_come_back_in_another_process(run: Path, tmp_path: Path) -> None:
     assert back.dtype == np.uint8 and np.array_equal(back, smooth(7, seed=3))
 
 
+def test_the_first_use_makes_the_profile(run: Path, tmp_path: Path) -> None:
+    """Nobody need know of profiles: compress makes one from the run's own training data, and keeps it."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "codec-small.safetensors").unlink()
+    np.save(tmp_path / "x.npy", smooth(3, seed=6))
+    answer = call("compress", tmp_path / "run", tmp_path / "x.npy", "--out", tmp_path / "x.sfz", "--threads", 1)
+    assert answer.code == 0 and "making the codec's profile" in answer.text, answer.text
+    answer = call("decompress", tmp_path / "run", tmp_path / "x.sfz", "--out", tmp_path / "y.npz", "--threads", 1)
+    assert answer.code == 0 and np.array_equal(np.load(tmp_path / "y.npz")["samples"], smooth(3, seed=6)), answer.text
+
+
 def test_image_files_of_any_size_come_back_under_their_names(run: Path, tmp_path: Path) -> None:
     """Pixels are the promise: PNG, and whatever else is decoded, tiles included; a folder's names are kept below --out."""
     (tmp_path / "in" / "sub").mkdir(parents=True)
@@ -131,6 +142,7 @@ def test_mistakes_have_their_messages(run: Path, point_run: Path, tmp_path: Path
     np.save(tmp_path / "floats.npy", smooth(3).astype(np.float32))
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "colour.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (tmp_path / "wide.npz.txt").write_text("mine")
     out = ["--out", tmp_path / "x.sfz", "--threads", 1]
     cases: list[tuple[list[object], str]] = [
         (["compress", run, tmp_path / "wide.npy", *out], "shape"),
@@ -147,6 +159,7 @@ def test_mistakes_have_their_messages(run: Path, point_run: Path, tmp_path: Path
         (["compress", run, tmp_path / "wide.npy", *out, "--seed", 16], "0 to 15"),
         (["decompress", run, tmp_path / "no.sfz", "--out", tmp_path / "y"], "no file"),
         (["decompress", run, tmp_path / "wide.npy", "--out", tmp_path / "y", "--bytes", 0], "--bytes"),
+        (["decompress", run, tmp_path / "wide.npy", "--out", tmp_path / "wide.npz.txt"], "is a file"),
         (["codec-profile", run, "--profile", "tiny"], "small"),
         (["codec-profile", point_run], "finitely many values"),
         (["codec-profile", run, tmp_path / "wide.npy", "--replace"], "shape"),

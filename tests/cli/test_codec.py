@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from scorefield.coding.archive import Picture, pack
+from scorefield.data import open_data
 from scorefield.model import load
 from scorefield.model_codec import codec_of, read_codec_profile
 from tests.cli.worlds import UNET, call, process, trained
@@ -53,6 +54,33 @@ def test_data_come_back_in_another_process(run: Path, tmp_path: Path) -> None:
     assert answer.code == 0 and json.loads(answer.out.splitlines()[-1])["lossless"], answer.text
     back = np.load(tmp_path / "y.npy")
     assert back.dtype == np.uint8 and np.array_equal(back, smooth(7, seed=3))
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has hardly learned anything of MNIST's digits: exactness may not hang on how good a model is."""
+    run = trained(tmp_path_factory.mktemp("hasty") / "run", "mnist", UNET, {"data.labels": "false"})
+    made = call("codec-profile", run, "--threads", 1, "--steps", 60, "--examples", 200)
+    assert made.code == 0, made.text
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "data", ["mnist-test", pytest.param("fashion-mnist", marks=pytest.mark.needs("fashion-mnist"))]
+)
+def test_two_hundred_real_pictures_come_back(hasty: Path, tmp_path: Path, data: str) -> None:
+    """Digits and clothes, through a real network in float64, read in other batches on two threads."""
+    file = "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz" if data == "fashion-mnist" else data
+    made = call("compress", hasty, file, "--first", 200, "--out", tmp_path / "x.sfz", "--threads", 1, "--json")
+    assert made.code == 0 and json.loads(made.out.splitlines()[-1])["bytes"] < 200 * 784, made.text
+    answer = process(
+        "decompress", hasty, tmp_path / "x.sfz", "--out", tmp_path / "y.npy", "--batch", 33, "--threads", 2
+    )
+    assert answer.code == 0 and "exactly" in answer.text, answer.text
+    expected = open_data(file).batch(np.arange(200))[:, 0]
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
 def test_the_first_use_makes_the_profile(run: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_density_of_the_built_in_mixtures(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["mixture-2d", "mixture-64d"])
-def test_sixty_evaluations_give_the_mean_to_a_thousandth(name: str) -> None:
+def test_sixty_evaluations_give_the_mean_to_fifteen_ten_thousandths(name: str) -> None:
     """A loose tolerance has errors of both signs and hardly any in the mean."""
     world = toy(name, EDM())
     x = world.draw(300 if name == "mixture-2d" else 60, seeded(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,13 @@ def test_every_choice_in_every_preset_comes_back_equal_through_json(preset: str,
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_known_by_its_name(preset: str) -> None:
     assert configure(preset).preset == preset and configure(preset) == PRESETS[preset]()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_page_about_training_says_what_a_preset_is(preset: str) -> None:
+    """A preset that no page names is found by nobody."""
+    page = Path(__file__).parents[2] / "docs" / "tasks" / "train.md"
+    assert f"`{preset}`" in page.read_text(encoding="utf-8")
 
 
 def test_presets_are_their_papers() -> None:

@@ -59,8 +59,8 @@ def test_data_come_back_in_another_process(run: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has hardly learned anything of MNIST's digits: exactness may not hang on how good a model is."""
-    run = trained(tmp_path_factory.mktemp("hasty") / "run", "mnist", UNET, {"data.labels": "false"})
-    made = call("codec-profile", run, "--threads", 1, "--steps", 60, "--examples", 200)
+    run = trained(tmp_path_factory.mktemp("hasty") / "run", "mnist", UNET, {"network.fold": 4, "data.labels": "false"})
+    made = call("codec-profile", run, "--profile", "progressive", "--threads", 1, "--steps", 60, "--examples", 200)
     assert made.code == 0, made.text
     return run
 
@@ -73,7 +73,8 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_hundred_real_pictures_come_back(hasty: Path, tmp_path: Path, data: str) -> None:
     """Digits and clothes, through a real network in float64, read in other batches on two threads."""
     file = "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz" if data == "fashion-mnist" else data
-    made = call("compress", hasty, file, "--first", 200, "--out", tmp_path / "x.sfz", "--threads", 1, "--json")
+    words = ["--profile", "progressive", "--first", 200, "--out", tmp_path / "x.sfz", "--threads", 1, "--json"]
+    made = call("compress", hasty, file, *words)
     assert made.code == 0 and json.loads(made.out.splitlines()[-1])["bytes"] < 200 * 784, made.text
     answer = process(
         "decompress", hasty, tmp_path / "x.sfz", "--out", tmp_path / "y.npy", "--batch", 33, "--threads", 2

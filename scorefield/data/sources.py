@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from scorefield.data import folders, idx, shards, tables, toys
+from scorefield.data import folders, idx, shapes, shards, tables, toys
 from scorefield.data.arrays import array_dataset, read_npy, read_npz
 from scorefield.data.dataset import ArrayExamples, Dataset, Options
 from scorefield.data.images import SUFFIXES, resized
@@ -210,6 +210,12 @@ def _digits() -> Dataset:
     return array_dataset(digits.images.astype(np.uint8), name="digits", labels=digits.target, levels=(0, 17))
 
 
+def _shapes(name: str, count: int, seed: int) -> Dataset:
+    images, labels = shapes.pictures(count, seed)
+    names = np.array(shapes.NAMES)
+    return array_dataset(np.moveaxis(images, 1, -1), name=name, labels=names[labels], levels=(0, 256))
+
+
 def _toy(name: str) -> Dataset:
     return array_dataset(toys.points(name), name=name)
 
@@ -218,6 +224,8 @@ BUILT_IN: dict[str, Callable[[], Dataset]] = {
     "mnist": partial(_mnist, "mnist", slice(4500)),
     "mnist-test": partial(_mnist, "mnist-test", slice(4500, 5000)),
     "digits": _digits,
+    "shapes": partial(_shapes, "shapes", shapes.COUNT, 0),
+    "shapes-test": partial(_shapes, "shapes-test", shapes.HELD_OUT, 1),
     **{name: partial(_toy, name) for name in toys.NAMES},
 }
 NAMES = tuple(BUILT_IN)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,28 +191,47 @@ def read_npy(path: Path, any_values: bool = False) -> np.ndarray:
     return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
 
-def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+def read_npz(path: Path, leave: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Read samples, labels and notes from a .npz file; only the entries that are used are decompressed.
 
     The samples are `samples`, `x`, `images`, `data`, `X`, `x_train`, `arr_0` or the only array; labels are `labels`,
-    `y`, `classes`, `label` or `y_train`.
+    `y`, `classes`, `label` or `y_train`. What is to be left, as it is wanted for something else, is neither.
 
     Raises:
         UsageError: Not a .npz file, no such array, or an entry that cannot be modelled or is larger than the limit.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {
-                info.filename.removesuffix(".npy"): info
-                for info in archive.infolist()
-                if info.filename.endswith(".npy")
-            }
+            entries = {key: info for key, info in _entries(archive).items() if key not in leave}
             key = _samples_key(entries, str(path))
             samples = _read_entry(archive, entries[key], f"{path}[{key}]")
             labels, notes = _npz_labels(archive, entries, len(samples), path)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise UsageError(f"{path}: not an intact .npz file ({error}); write it again with np.savez") from error
     return samples, labels, notes
+
+
+def read_npz_arrays(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
+    """Read arrays of a .npz file by their keys, whatever their values.
+
+    Raises:
+        UsageError: Not a .npz file, no such key (with the nearest), or an entry that is damaged or too large.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _entries(archive)
+            for key in keys:
+                if key not in entries:
+                    raise unknown_name(f"key of {path}", key, entries)
+            return [_read_entry(archive, entries[key], f"{path}[{key}]", any_values=True) for key in keys]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UsageError(f"{path}: not an intact .npz file ({error}); write it again with np.savez") from error
+
+
+def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of a .npz file by their keys."""
+    infos = (info for info in archive.infolist() if info.filename.endswith(".npy"))
+    return {info.filename.removesuffix(".npy"): info for info in infos}
 
 
 def _samples_key(entries: dict[str, zipfile.ZipInfo], name: str) -> str:

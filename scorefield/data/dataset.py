@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from scorefield.data.conditions import checked_conditions
 from scorefield.errors import UsageError
 
 Layout = Literal["image", "array"]
@@ -75,6 +76,7 @@ class Options:
     layout: str | None = None
     skip_bad: bool = False
     follow_links: bool = False
+    condition: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples of one shape and dtype with their labels; made by `open_data`.
+    """Examples of one shape and dtype with their labels and conditions; made by `open_data`.
 
     Attributes:
         name: What it was opened as, for people.
@@ -101,6 +103,8 @@ class Dataset:
         skipped: What was left out, and why.
         notes: What was decided or noticed when the data were read, one sentence each.
         levels: For integer data (lowest value, number of values) where the source knows them, else None.
+        conditions: (n, k) float32, the numbers that the examples come with, in their own units; or None.
+        condition_names: One name each of the k numbers.
     """
 
     name: str
@@ -114,6 +118,8 @@ class Dataset:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     levels: tuple[int, int] | None = None
+    conditions: np.ndarray | None = None
+    condition_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -137,13 +143,25 @@ class Dataset:
         indices = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.digest.encode() + indices.astype("<i8").tobytes()).hexdigest()
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, examples=Chosen(self.examples, indices), labels=labels, digest=digest)
+        conditions = None if self.conditions is None else self.conditions[indices]
+        chosen = Chosen(self.examples, indices)
+        return replace(self, examples=chosen, labels=labels, conditions=conditions, digest=digest)
 
     def with_labels(self, raw: np.ndarray) -> Dataset:
         """The dataset with other labels: whole numbers or names, one an example."""
         labels, class_names = class_labels(raw, len(self))
         digest = hashlib.sha256(self.digest.encode() + labels.astype("<i8").tobytes()).hexdigest()
         return replace(self, labels=labels, class_names=class_names, digest=digest)
+
+    def with_conditions(self, raw: Any, names: Sequence[str] = ("condition",)) -> Dataset:
+        """The dataset with other conditions, (n,) or (n, k) numbers; the digest covers them.
+
+        Raises:
+            UsageError: No numbers, not one row an example, or a value that is not finite.
+        """
+        rows, names = checked_conditions(raw, names, len(self))
+        digest = hashlib.sha256(f"{self.digest} {names}".encode() + rows.astype("<f4").tobytes()).hexdigest()
+        return replace(self, conditions=rows, condition_names=names, digest=digest)
 
 
 def class_labels(raw: np.ndarray, count: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from scorefield.data import folders, idx, shapes, shards, tables, toys
-from scorefield.data.arrays import array_dataset, read_npy, read_npz
+from scorefield.data.arrays import array_dataset, read_npy, read_npz, read_npz_arrays
+from scorefield.data.conditions import joined, named_columns, no_columns, read_conditions
 from scorefield.data.dataset import ArrayExamples, Dataset, Options
 from scorefield.data.images import SUFFIXES, resized
 from scorefield.errors import MissingExtraError, UsageError, unknown_name
@@ -26,6 +27,7 @@ def open_data(
     *,
     size: int | tuple[int, int] | None = None,
     labels: Any = None,
+    condition: Any = None,
     layout: str | None = None,
     skip_bad: bool = False,
     follow_links: bool = False,
@@ -37,6 +39,8 @@ def open_data(
             as `shards-{000..127}.tar`), `hf:NAME[:split]`, an array (N, …), or a dataset, which is returned as it is.
         size: Side, or (height, width), to bring 8- and 16-bit images to: resized, and cropped to the centre.
         labels: One class an example, in place of those that the data have: an array, or the path of a .npy or IDX file.
+        condition: Numbers that the examples come with: a column of a table or a key of a .npz file (several with commas
+            between them), which is then neither data nor labels; or one row an example, as an array or the path of a .npy file.
         layout: Where an array has its channels, against the rule in `scorefield.data.arrays`: "channels-first",
             "channels-last" or "no-channels".
         skip_bad: Go on where more than 1 % of the images cannot be used.
@@ -52,7 +56,8 @@ def open_data(
         >>> len(data), data.shape, data.batch([0, 1]).shape
         (50000, (2,), (2, 2))
     """
-    options = Options(_checked_size(size), layout, skip_bad, follow_links)
+    columns = named_columns(condition)
+    options = Options(_checked_size(size), layout, skip_bad, follow_links, columns)
     if isinstance(data, Dataset):
         dataset = data
     elif isinstance(data, (str, os.PathLike)):
@@ -60,7 +65,20 @@ def open_data(
     else:
         dataset = array_dataset(_as_array(data), name="array", layout=layout)
     dataset = _brought_to(dataset, options.size)
-    return dataset if labels is None else dataset.with_labels(_read_labels(labels))
+    dataset = dataset if labels is None else dataset.with_labels(_read_labels(labels))
+    if columns and dataset.conditions is None:
+        raise no_columns(dataset.name, columns)
+    return dataset if condition is None or columns else _with_conditions(dataset, condition)
+
+
+def _with_conditions(dataset: Dataset, condition: Any) -> Dataset:
+    """The dataset with conditions of an array or a file, one row each of the examples that are used."""
+    rows, names = read_conditions(condition)
+    if dataset.skipped and len(rows) == len(dataset) + len(dataset.skipped):
+        raise UsageError(
+            f"{dataset.name}: {len(dataset.skipped)} examples are left out (first: {dataset.skipped[0].path}), and the condition has rows for them too; leave those out of both"
+        )
+    return dataset.with_conditions(rows, names)
 
 
 def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -149,8 +167,7 @@ def _open_path(path: Path, name: str, options: Options) -> Dataset:
     if suffix == ".npy":
         return array_dataset(read_npy(path), name=name, layout=options.layout)
     if suffix == ".npz":
-        samples, labels, notes = read_npz(path)
-        return array_dataset(samples, name=name, labels=labels, layout=options.layout, notes=notes)
+        return _open_npz(path, name, options)
     if suffix in (".parquet", ".pq"):
         return tables.open_parquet(path, name, options)
     if suffix == ".tar":
@@ -158,6 +175,13 @@ def _open_path(path: Path, name: str, options: Options) -> Dataset:
     if idx.is_idx(path):
         return _open_idx(path, name, options)
     raise _unknown_kind(path, name)
+
+
+def _open_npz(path: Path, name: str, options: Options) -> Dataset:
+    columns = read_npz_arrays(path, options.condition)
+    samples, labels, notes = read_npz(path, leave=options.condition)
+    dataset = array_dataset(samples, name=name, labels=labels, layout=options.layout, notes=notes)
+    return dataset.with_conditions(*joined(columns, options.condition)) if columns else dataset
 
 
 def _open_folder(path: Path, name: str, options: Options) -> Dataset:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from scorefield.data.arrays import array_dataset, check_memory
+from scorefield.data.conditions import joined
 from scorefield.data.dataset import Dataset, Options, class_labels
 from scorefield.data.encoded import Item, decode_all
 from scorefield.data.images import Stream
-from scorefield.errors import MissingExtraError, UsageError
+from scorefield.errors import MissingExtraError, UsageError, unknown_name
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "y", "fine_label")
 
@@ -53,15 +54,30 @@ def open_parquet(path: Path, name: str, options: Options) -> Dataset:
 
 
 def open_table(table: Any, name: str, options: Options) -> Dataset:
-    """Make a dataset of a pyarrow table.
+    """Make a dataset of a pyarrow table; the columns of its condition are neither data nor labels.
 
     Raises:
-        UsageError: Empty cells, or no column that can be modelled.
+        UsageError: Empty cells, an unknown column, or no column that can be modelled.
     """
-    import pyarrow.types as types
-
     if table.num_rows == 0:
         raise UsageError(f"{name}: the table has no rows; give at least one example")
+    for column in options.condition:
+        if column not in table.column_names:
+            raise unknown_name(f"column of {name}", column, table.column_names)
+    left = table.select([column for column in table.column_names if column not in options.condition])
+    dataset, kept = _modelled(left, name, options)
+    if not options.condition:
+        return dataset
+    rows, names = joined(
+        [_numbers(_column(table, column, name), name) for column in options.condition], options.condition
+    )
+    return dataset.with_conditions(rows[kept], names)
+
+
+def _modelled(table: Any, name: str, options: Options) -> tuple[Dataset, np.ndarray | slice]:
+    """The dataset of a table, and which of its rows are in it."""
+    import pyarrow.types as types
+
     label = next((column for column in LABEL_COLUMNS if column in table.column_names), None)
     raw = None if label is None else np.asarray(_column(table, label, name).to_numpy(zero_copy_only=False))
     labels = raw.astype(str) if raw is not None and raw.dtype.kind == "O" else raw
@@ -71,17 +87,15 @@ def open_table(table: Any, name: str, options: Options) -> Dataset:
         return _images(_column(table, image, name), labels, name, options)
     vectors = [field.name for field in fields if types.is_list(field.type) or types.is_fixed_size_list(field.type)]
     if len(vectors) == 1:
-        return array_dataset(
-            _vectors(_column(table, vectors[0], name), name), name=name, labels=labels, layout=options.layout
-        )
+        points = _vectors(_column(table, vectors[0], name), name)
+        return array_dataset(points, name=name, labels=labels, layout=options.layout), slice(None)
     numbers = [field.name for field in fields if types.is_integer(field.type) or types.is_floating(field.type)]
     if not numbers:
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         raise UsageError(f"{name}: no column of images or numbers (found: {found}); convert columns to numbers")
     columns = [_column(table, column, name).to_numpy(zero_copy_only=False) for column in numbers]
-    return array_dataset(
-        _as_floats(np.stack(columns, axis=1)), name=name, labels=labels, notes=_unused(table, numbers, label)
-    )
+    notes = _unused(table, numbers, label)
+    return array_dataset(_as_floats(np.stack(columns, axis=1)), name=name, labels=labels, notes=notes), slice(None)
 
 
 def _column(table: Any, column: str, name: str) -> Any:
@@ -117,6 +131,14 @@ def _as_floats(points: np.ndarray) -> np.ndarray:
     return points if points.dtype.kind == "f" else points.astype(np.float64)
 
 
+def _numbers(cells: Any, name: str) -> np.ndarray:
+    """A column of numbers or of vectors of them."""
+    import pyarrow.types as types
+
+    is_vector = types.is_list(cells.type) or types.is_fixed_size_list(cells.type)
+    return _vectors(cells, name) if is_vector else np.asarray(cells.to_numpy(zero_copy_only=False))
+
+
 def _vectors(cells: Any, name: str) -> np.ndarray:
     lengths = set(cells.value_lengths().to_pylist()) if hasattr(cells, "value_lengths") else {cells.type.list_size}
     if len(lengths) != 1:
@@ -124,7 +146,7 @@ def _vectors(cells: Any, name: str) -> np.ndarray:
     return np.asarray(cells.to_pylist())
 
 
-def _images(cells: Any, labels: np.ndarray | None, name: str, options: Options) -> Dataset:
+def _images(cells: Any, labels: np.ndarray | None, name: str, options: Options) -> tuple[Dataset, np.ndarray | slice]:
     contents = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells.to_pylist()]
     missing = sum(content is None for content in contents)
     if missing:
@@ -135,7 +157,8 @@ def _images(cells: Any, labels: np.ndarray | None, name: str, options: Options) 
     decoded = decode_all(items, name, options)
     numbers, class_names = (None, ()) if labels is None else class_labels(labels[decoded.kept], len(decoded.kept))
     digests = [hashlib.sha256(contents[index]).digest() for index in decoded.kept]
-    return decoded.dataset(name, hashlib.sha256(b"".join(digests)).hexdigest(), numbers, class_names)
+    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    return decoded.dataset(name, digest, numbers, class_names), decoded.kept
 
 
 def open_hugging_face(data: str, options: Options) -> Dataset:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scorefield.data.conditions import MOST_CONDITIONS
 from scorefield.data.representation import Representation
 from scorefield.denoisers.parameterisations import PARAMETERISATIONS, Parameterisation
 from scorefield.errors import RefusedFileError, UsageError
@@ -56,6 +60,9 @@ class ModelConfig:
         sigma_data: standard deviation of the centred data in model space.
         class_names: one a class; none where the model has no classes.
         class_weights: how frequent each class is in the data.
+        condition_names: one each of the numbers that samples are conditioned on, in place of classes; none where they are not.
+        condition_mean, condition_scale: of those numbers in the data; the network is told (c − mean)/scale.
+        always_conditioned: whether no example was trained on without its numbers, so that nothing can be drawn without.
         provenance: for people: the data's name and digest, the preset, versions.
         format: of this file.
     """
@@ -72,6 +79,10 @@ class ModelConfig:
     clip: bool = False
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
+    condition_names: tuple[str, ...] = ()
+    condition_mean: tuple[float, ...] = ()
+    condition_scale: tuple[float, ...] = ()
+    always_conditioned: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -84,11 +95,26 @@ class ModelConfig:
             raise UsageError(
                 f"a model has one weight a class, got {len(self.class_weights)} for {len(self.class_names)}"
             )
+        self._check_conditions()
         require_buildable(self.network, self.shape)
         if len(self.mean) not in (1, self.shape[0]):
             raise UsageError(
                 f"a model's mean has one number or one a channel, got {len(self.mean)} for {self.shape[0]} channels"
             )
+
+    def _check_conditions(self) -> None:
+        """Refuse a mean or a scale that is missing or impossible."""
+        counts = {len(self.condition_names), len(self.condition_mean), len(self.condition_scale)}
+        if len(counts) != 1 or self.conditions > MOST_CONDITIONS:
+            raise UsageError(
+                f"a model has one mean and one scale each of at most {MOST_CONDITIONS} conditions, got {len(self.condition_mean)} and {len(self.condition_scale)} for {self.conditions}"
+            )
+        if not all(math.isfinite(mean) for mean in self.condition_mean) or not all(
+            0.0 < scale < math.inf for scale in self.condition_scale
+        ):
+            raise UsageError("a condition's mean must be finite and its scale positive; train the model again")
+        if self.conditions and self.classes:
+            raise UsageError("a model is of classes or of conditions, not of both")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,9 +126,20 @@ class ModelConfig:
         """The number of classes, 0 without."""
         return len(self.class_names)
 
+    @property
+    def conditions(self) -> int:
+        """How many numbers samples are conditioned on, 0 where they are not."""
+        return len(self.condition_names)
+
+    def standardised(self, rows: np.ndarray) -> np.ndarray:
+        """Conditions (n, k) in the data's own units as the network is told them: (c − mean)/scale, float32."""
+        moved = rows.astype(np.float64) - np.array(self.condition_mean)
+        return np.asarray(moved / np.array(self.condition_scale), dtype=np.float32)
+
     def build_network(self) -> nn.Module:
         """The network with fresh weights, with the channels that the parameterisation reads."""
-        return self.network.build(self.shape, self.parameterisation.out_channels(self.shape[0]), self.classes)
+        outputs = self.parameterisation.out_channels(self.shape[0])
+        return self.network.build(self.shape, outputs, self.classes, self.conditions)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON says it."""

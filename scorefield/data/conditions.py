@@ -71,7 +71,10 @@ def checked_conditions(raw: Any, names: Sequence[str], count: int) -> tuple[np.n
         raise UsageError(
             f"{what}: the value of row {row} is {rows[row, column]}, which is not finite in 32 bits; remove or replace it"
         )
-    return kept, tuple(names) if len(names) == rows.shape[1] else _numbered(names, rows.shape[1])
+    own = tuple(names) if len(names) == rows.shape[1] else _numbered(names, rows.shape[1])
+    if len(set(own)) < len(own):
+        raise UsageError(f"{what} has two numbers of one name; rename a column")
+    return kept, own
 
 
 def _numbered(names: Sequence[str], count: int) -> tuple[str, ...]:

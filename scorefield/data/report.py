@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class DataReport:
         sigma_data: Standard deviation over everything (EDM's σ_data), and by channel.
         sigma_max: Largest noise to train with: the largest distance between examples (Song & Ermon 2020, technique 1).
         moments: Mean and covariance in model space.
+        conditions: Smallest and largest value, mean and standard deviation of each condition, by name; empty without.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DataReport:
     sigma_data_by_channel: tuple[float, ...]
     sigma_max: float
     moments: Moments
+    conditions: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def skipped_by_reason(self) -> dict[str, list[str]]:
@@ -85,7 +87,7 @@ class DataReport:
 
 _PLAIN = (
     "name", "count", "dtype", "layout", "digest", "minimum", "maximum", "label_counts", "duplicates", "constant_values",
-    "model_mean", "sigma_data", "sigma_max",
+    "model_mean", "sigma_data", "sigma_max", "conditions",
 )  # fmt: skip
 _LISTS = ("shape", "notes", "model_channel_means", "sigma_data_by_channel")
 
@@ -117,6 +119,7 @@ def report(dataset: Dataset) -> DataReport:
         sigma_data_by_channel=tuple(channel_deviations.tolist()),
         sigma_max=_rounded_up(measured.largest_distance),
         moments=measured,
+        conditions=_conditions(dataset),
     )
 
 
@@ -135,6 +138,21 @@ def _label_counts(dataset: Dataset) -> dict[str, int]:
     return {name: counts[index] for index, name in enumerate(dataset.class_names)}
 
 
+def _conditions(dataset: Dataset) -> dict[str, dict[str, float]]:
+    if dataset.conditions is None:
+        return {}
+    columns = dict(zip(dataset.condition_names, dataset.conditions.astype(np.float64).T, strict=True))
+    return {
+        name: {
+            "minimum": float(values.min()),
+            "maximum": float(values.max()),
+            "mean": float(values.mean()),
+            "deviation": float(values.std()),
+        }
+        for name, values in columns.items()
+    }
+
+
 def _rounded_up(value: float) -> float:
     """To two digits, upwards: 31.2 → 32. A distance of zero (one example) becomes 1."""
     if value == 0.0:
@@ -148,6 +166,7 @@ def _lines(found: DataReport) -> list[tuple[str, str]]:
         ("data", f"{found.name}: {found.count:,} examples of {'×'.join(map(str, found.shape))} {found.dtype}"),
         ("range", f"{found.minimum:g} to {found.maximum:g}"),
         ("classes", _classes_text(found.label_counts)),
+        *_condition_lines(found.conditions),
         ("duplicates", f"{found.duplicates:,} examples equal an earlier one"),
         ("constant", f"{found.constant_values:,} of {found.representation.size:,} values never change"),
         ("model space", _map_text(found.representation)),
@@ -159,6 +178,15 @@ def _lines(found: DataReport) -> list[tuple[str, str]]:
     ]
     lines += [("", f"{len(paths)} {reason}: {_some(paths)}") for reason, paths in found.skipped_by_reason.items()]
     return lines + [("note", note) for note in found.notes]
+
+
+def _condition_lines(conditions: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
+    texts = [
+        f"{name}: {of['minimum']:g} to {of['maximum']:g}, mean {of['mean']:.4g}, standard deviation {of['deviation']:.4g}"
+        for name, of in conditions.items()
+    ]
+    more = [("", f"and {len(texts) - _SHOWN} more")] if len(texts) > _SHOWN else []
+    return [("" if number else "conditions", text) for number, text in enumerate(texts[:_SHOWN])] + more
 
 
 def _classes_text(counts: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scorefield.shapes import Float, Int
+from scorefield.shapes import Float
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -119,33 +119,57 @@ def _frequencies(count: int, dtype: torch.dtype) -> Tensor:
     return 2 * math.pi * torch.logspace(-2, 4, count, base=2, dtype=dtype)
 
 
+class _ByValue(nn.Module):
+    """W c + b of a condition c of k numbers; a vector of its own for "no condition", which a NaN stands for."""
+
+    def __init__(self, conditions: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(conditions, width)
+        self.without = nn.Parameter(torch.zeros(width))
+
+    def forward(self, values: Float[Tensor, "b k"] | None) -> Tensor:
+        """The vectors of a batch, or the one of all where there is no condition."""
+        if values is None:
+            return self.without
+        is_absent = values.isnan().any(dim=1, keepdim=True)
+        # A NaN must be in no product: its gradient would be NaN even where the result is not taken.
+        known = torch.where(is_absent, 0.0, values).to(self.without.dtype)
+        return torch.where(is_absent, self.without, self.linear(known))
+
+
 class Embedding(nn.Module):
-    """Noise level and class as one vector: a perceptron of cos and sin of the level, plus one vector a class.
+    """Noise level and condition as one vector: a perceptron of cos and sin of the level, plus what stands for the condition.
+
+    That is one vector a class, or a linear map of a condition of k numbers; and a vector of its own for "no condition".
 
     Args:
         width: features of the vector; even.
         classes: number of classes; the label `classes` stands for "no label".
+        conditions: k; a row with a NaN stands for "no condition".
 
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, conditions: int = 0) -> None:
         super().__init__()
         self.classes = classes
         self.register_buffer("frequencies", _frequencies(width // 2, torch.float32), persistent=False)
         self.perceptron = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.by_class = nn.Embedding(classes + 1, width) if classes else None
+        self.by_value = _ByValue(conditions, width) if conditions else None
 
     def make_exact(self) -> None:
         """Compute the frequencies in float64: float32's last digit differs between machines, and is no weight."""
         self.frequencies = _frequencies(len(self.frequencies), torch.float64).to(self.frequencies.device)
 
-    def forward(self, noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None) -> Float[Tensor, "b e"]:
-        """The vectors of a batch; `labels` None means no label."""
+    def forward(self, noise_label: Float[Tensor, "b"], condition: Tensor | None) -> Float[Tensor, "b e"]:
+        """The vectors of a batch; a condition of None means none."""
         angles = noise_label.to(self.frequencies.dtype)[:, None] * self.frequencies
         vector = self.perceptron(torch.cat([angles.cos(), angles.sin()], dim=1))
         if self.by_class is not None:
-            labels = torch.full_like(noise_label, self.classes, dtype=torch.long) if labels is None else labels
+            labels = torch.full_like(noise_label, self.classes, dtype=torch.long) if condition is None else condition
             vector = vector + self.by_class(labels)
+        if self.by_value is not None:
+            vector = vector + self.by_value(condition)
         return F.silu(vector)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scorefield.networks.layers import Embedding, zeroed
 from scorefield.networks.specs import MLPSpec
-from scorefield.shapes import Float, Int
+from scorefield.shapes import Float
 
 __all__ = ["MLP"]
 
@@ -39,12 +39,13 @@ class MLP(nn.Module):
         inputs: features of a point.
         outputs: features of the result.
         classes: number of classes, 0 for none.
+        conditions: numbers that a sample is conditioned on, 0 for none.
 
     """
 
-    def __init__(self, spec: MLPSpec, inputs: int, outputs: int, classes: int) -> None:
+    def __init__(self, spec: MLPSpec, inputs: int, outputs: int, classes: int, conditions: int = 0) -> None:
         super().__init__()
-        self.embedding = Embedding(spec.embedding, classes)
+        self.embedding = Embedding(spec.embedding, classes, conditions)
         self.stem = nn.Linear(inputs, spec.width)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.head = zeroed(nn.Linear(spec.width, outputs))
@@ -54,10 +55,10 @@ class MLP(nn.Module):
         return [layer.weight for block in self.blocks for layer in block.children() if isinstance(layer, nn.Linear)]
 
     def forward(
-        self, x: Float[Tensor, "b d"], noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
+        self, x: Float[Tensor, "b d"], noise_label: Float[Tensor, "b"], condition: Tensor | None = None
     ) -> Float[Tensor, "b k"]:
-        """The network's output for points `x` (b, D), their noise labels (b,) and their classes (b,), if any."""
-        embedding = self.embedding(noise_label, labels)
+        """The network's output for points `x` (b, D), their noise labels (b,) and their classes (b,) or conditions (b, k), if any."""
+        embedding = self.embedding(noise_label, condition)
         hidden = self.stem(x)
         for block in self.blocks:
             hidden = block(hidden, embedding)

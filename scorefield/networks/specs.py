@@ -1,9 +1,10 @@
 """Networks as data: what a network is made of, checked before anything is built; importing this needs no torch.
 
-A spec says how wide and deep a network is; `build` gives it the shape of one sample and the number of classes. Every
-network is called as `network(x, noise_label, labels=None)`: `x` of shape (b, *shape), `noise_label` (b,) a number of
-order one that says how noisy each sample is, `labels` (b,) integers whose value `classes` means "no label". It returns
-a tensor of the shape of `x`, or with `out_channels` channels, and starts as the zero function.
+A spec says how wide and deep a network is; `build` gives it the shape of one sample and the number of classes, or of
+numbers that a sample is conditioned on. Every network is called as `network(x, noise_label, condition=None)`: `x` of
+shape (b, *shape), `noise_label` (b,) a number of order one that says how noisy each sample is, `condition` (b,) integers
+whose value `classes` means "no label", or (b, conditions) numbers of order one whose rows of NaN mean "no condition". It
+returns a tensor of the shape of `x`, or with `out_channels` channels, and starts as the zero function.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ def _check_dropout(dropout: float) -> None:
     _require(0 <= dropout < 1, f"network.dropout is a probability below 1, got {dropout!r}; 0 turns it off")
 
 
-def _check_target(out_channels: int | None, classes: int) -> None:
+def _check_target(out_channels: int | None, classes: int, conditions: int) -> None:
     _require(out_channels is None or out_channels >= 1, f"out_channels must be at least 1, got {out_channels}")
     _require(classes >= 0, f"classes must be 0 (none) or more, got {classes}")
+    _require(conditions >= 0, f"conditions must be 0 (none) or more, got {conditions}")
+    _require(
+        not (classes and conditions), "a network is conditioned on classes or on numbers, not on both; leave one out"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class UNetSpec:
         fold: side of the cell of pixels that the first layer turns into channels (1 keeps full resolution).
         attention: how many of the lowest levels attend over all their positions.
         head_width: channels of one attention head; must divide the widths of the levels that attend.
-        embedding: width of the embedding of noise level and class.
+        embedding: width of the embedding of noise level and condition.
         dropout: probability of dropping an activation inside a residual block.
         periods: the first layer also sees the sine and the cosine of its input with these periods, in units of its input:
             where data have few levels, they tell them apart  (Kingma et al. 2021, appendix C).
@@ -107,13 +112,16 @@ class UNetSpec:
                 f"network.head_width must divide the width {width} of a level that attends, got {self.head_width}",
             )
 
-    def build(self, shape: tuple[int, ...], out_channels: int | None = None, classes: int = 0) -> nn.Module:
+    def build(
+        self, shape: tuple[int, ...], out_channels: int | None = None, classes: int = 0, conditions: int = 0
+    ) -> nn.Module:
         """The network for samples of `shape` (C, *d), one to three dimensions d.
 
         Args:
             shape: shape of one sample, channels first.
             out_channels: channels of the result; None for as many as come in.
             classes: number of classes, 0 for data without.
+            conditions: numbers that a sample is conditioned on, 0 for none.
 
         Raises:
             UsageError: the shape is not one of a series, an image or a volume.
@@ -122,10 +130,10 @@ class UNetSpec:
         fits = 2 <= len(shape) <= 4
         _require(fits, f"a U-Net takes samples (C, L), (C, H, W) or (C, D, H, W), got {shape}; use an MLP")
         _require(all(n >= 1 for n in shape), f"every side of a sample must be at least 1, got {shape}")
-        _check_target(out_channels, classes)
+        _check_target(out_channels, classes, conditions)
         from scorefield.networks.unet import UNet
 
-        return UNet(self, shape, out_channels or shape[0], classes)
+        return UNet(self, shape, out_channels or shape[0], classes, conditions)
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class MLPSpec:
     Args:
         width: hidden features.
         depth: residual blocks.
-        embedding: width of the embedding of noise level and class.
+        embedding: width of the embedding of noise level and condition.
         dropout: probability of dropping an activation inside a residual block.
 
     Raises:
@@ -155,23 +163,26 @@ class MLPSpec:
         _require(self.embedding % 2 == 0, f"network.embedding must be even, got {self.embedding}")
         _check_dropout(self.dropout)
 
-    def build(self, shape: tuple[int, ...], out_channels: int | None = None, classes: int = 0) -> nn.Module:
+    def build(
+        self, shape: tuple[int, ...], out_channels: int | None = None, classes: int = 0, conditions: int = 0
+    ) -> nn.Module:
         """The network for samples of `shape` (D,).
 
         Args:
             shape: shape of one sample.
             out_channels: features of the result; None for as many as come in.
             classes: number of classes, 0 for data without.
+            conditions: numbers that a sample is conditioned on, 0 for none.
 
         Raises:
             UsageError: samples have more than one dimension.
 
         """
         _require(len(shape) == 1 and shape[0] >= 1, f"an MLP takes samples (D,), got {shape}; use a U-Net")
-        _check_target(out_channels, classes)
+        _check_target(out_channels, classes, conditions)
         from scorefield.networks.mlp import MLP
 
-        return MLP(self, shape[0], out_channels or shape[0], classes)
+        return MLP(self, shape[0], out_channels or shape[0], classes, conditions)
 
 
 NETWORKS: tuple[type[UNetSpec] | type[MLPSpec], ...] = (UNetSpec, MLPSpec)

@@ -26,7 +26,7 @@ from scorefield.networks.layers import (
     zeroed,
 )
 from scorefield.networks.specs import UNetSpec
-from scorefield.shapes import Float, Int
+from scorefield.shapes import Float
 
 __all__ = ["UNet"]
 
@@ -62,14 +62,17 @@ class UNet(nn.Module):
         shape: shape (C, *d) of one sample; C and the number of sides bind, the sides may differ from call to call.
         out_channels: channels of the result.
         classes: number of classes, 0 for none.
+        conditions: numbers that a sample is conditioned on, 0 for none.
 
     """
 
-    def __init__(self, spec: UNetSpec, shape: tuple[int, ...], out_channels: int, classes: int) -> None:
+    def __init__(
+        self, spec: UNetSpec, shape: tuple[int, ...], out_channels: int, classes: int, conditions: int = 0
+    ) -> None:
         super().__init__()
         rank = len(shape) - 1
         self.cell = spec.fold
-        self.embedding = Embedding(spec.embedding, classes)
+        self.embedding = Embedding(spec.embedding, classes, conditions)
         self.periods = spec.periods
         inputs = shape[0] * (1 + 2 * len(spec.periods))
         self.stem = convolution(rank, inputs * self.cell**rank, spec.widths[0])
@@ -84,17 +87,18 @@ class UNet(nn.Module):
         return [layer.weight for layer in convolutions]
 
     def forward(
-        self, x: Float[Tensor, "b c *d"], noise_label: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
+        self, x: Float[Tensor, "b c *d"], noise_label: Float[Tensor, "b"], condition: Tensor | None = None
     ) -> Float[Tensor, "b k *d"]:
         """The network's output for samples `x`.
 
         Args:
             x: samples (b, C, *d).
             noise_label: how noisy each is (b,), of order one.
-            labels: their classes (b,); None, or the number of classes, means no label.
+            condition: their classes (b,), where the number of classes means no label, or the numbers (b, k) they are
+                conditioned on, where a row of NaN means none; None means none for all.
 
         """
-        embedding = self.embedding(noise_label, labels)
+        embedding = self.embedding(noise_label, condition)
         hidden = self.stem(channels_last(fold(with_waves(x, self.periods), self.cell)))
         skips = []
         for i, level in enumerate(self.down):

@@ -25,28 +25,45 @@ class Batch:
 
     Attributes:
         x_0: (b, …) data in model space.
-        labels: (b,) class numbers, the number of classes where the label is dropped; None without classes.
+        condition: (b,) class numbers, the number of classes where the label is dropped; or (b, k) standardised numbers, NaN where
+            they are dropped; None without.
         draws: the random numbers of the objective.
     """
 
     x_0: Tensor
-    labels: Tensor | None
+    condition: Tensor | None
     draws: Draws
 
     def __getitem__(self, part: slice) -> Batch:
-        return Batch(self.x_0[part], None if self.labels is None else self.labels[part], self.draws[part])
+        return Batch(self.x_0[part], None if self.condition is None else self.condition[part], self.draws[part])
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(self.x_0.to(device, non_blocking=True), labels, self.draws.to(device))
+        condition = None if self.condition is None else self.condition.to(device, non_blocking=True)
+        return Batch(self.x_0.to(device, non_blocking=True), condition, self.draws.to(device))
 
 
 class Batches:
-    """The whole batches of a run, by step; drawn on the CPU, so that every device sees the same numbers."""
+    """The whole batches of a run, by step; drawn on the CPU, so that every device sees the same numbers.
 
-    def __init__(self, dataset: Dataset, representation: Representation, config: RunConfig, classes: int) -> None:
-        self._dataset, self._representation, self._config, self._classes = dataset, representation, config, classes
+    Args:
+        dataset: the data.
+        representation: their way to model space.
+        config: of the run.
+        classes: how many the model has; 0 where it has none.
+        conditions: (n, k) standardised numbers of all examples, in place of classes; None where there are none.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        representation: Representation,
+        config: RunConfig,
+        classes: int,
+        conditions: np.ndarray | None = None,
+    ) -> None:
+        self._dataset, self._representation, self._config = dataset, representation, config
+        self._classes, self._conditions = classes, conditions
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -73,13 +90,16 @@ class Batches:
         dropped, flipped = torch.rand(2, len(x_0), generator=generator)
         if self._config.data.flip:
             x_0 = torch.where((flipped < 0.5).reshape(-1, *(1,) * (x_0.ndim - 1)), x_0.flip(-1), x_0)
-        return Batch(x_0, self._labels(indices, dropped), draws)
+        return Batch(x_0, self._condition(indices, dropped < self._config.label_dropout), draws)
 
-    def _labels(self, indices: np.ndarray, dropped: Tensor) -> Tensor | None:
+    def _condition(self, indices: np.ndarray, dropped: Tensor) -> Tensor | None:
+        if self._conditions is not None:
+            rows = torch.from_numpy(self._conditions[indices])
+            return torch.where(dropped[:, None], torch.nan, rows)
         if not self._classes or self._dataset.labels is None:
             return None
         labels = torch.from_numpy(self._dataset.labels[indices])
-        return torch.where(dropped < self._config.label_dropout, self._classes, labels)
+        return torch.where(dropped, self._classes, labels)
 
 
 def mixed(seed: int, purpose: str, number: int) -> int:

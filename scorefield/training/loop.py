@@ -169,7 +169,13 @@ class _Session:
             save_config(run.path, model_config.to_plain())
         self.batch = self.config.batch or 0
         self.trainer = Trainer(self.config, model_config, world, device, named_moments(found.moments))
-        self.batches = Batches(dataset, model_config.representation, self.config, model_config.classes)
+        self.batches = Batches(
+            dataset,
+            model_config.representation,
+            self.config,
+            model_config.classes,
+            None if dataset.conditions is None else model_config.standardised(dataset.conditions),
+        )
         self.tally = Tally()
         self.bad: deque[int] = deque(maxlen=_MOST_BAD_IN_1000)
         self._resume()
@@ -329,7 +335,7 @@ def _warn_of_other_machine(stored: Any, world: World) -> None:
 
 
 def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> ModelConfig:
-    uses_labels = config.data.labels and dataset.labels is not None
+    uses_labels = config.data.labels and dataset.labels is not None and dataset.conditions is None
     counts = [found.label_counts[name] for name in dataset.class_names] if uses_labels else []
     assert config.network is not None
     return ModelConfig(
@@ -338,12 +344,18 @@ def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> Mod
         network=config.network,
         objective=config.objective,
         sampler=config.sampler,
-        guidance=config.guidance if config.label_dropout > 0.0 else 1.0,
+        guidance=config.guidance if config.label_dropout > 0.0 and dataset.conditions is None else 1.0,
         clip=config.clip,
         representation=found.representation,
         mean=tuple(found.model_channel_means) if config.centre else (0.0,),
         sigma_data=_surroundings(found, config.precision).sigma_about(config.centre),
         class_names=dataset.class_names if uses_labels else (),
         class_weights=tuple(count / sum(counts) for count in counts),
+        condition_names=dataset.condition_names,
+        condition_mean=tuple(of["mean"] for of in found.conditions.values()),
+        condition_scale=tuple(
+            of["deviation"] if of["minimum"] < of["maximum"] else 1.0 for of in found.conditions.values()
+        ),
+        always_conditioned=bool(found.conditions) and config.label_dropout == 0.0,
         provenance={"preset": config.preset, "data": found.name, "digest": found.digest, "versions": versions()},
     )

@@ -23,6 +23,8 @@ class DataConfig:
         layout: `channels-first`, `channels-last` or `no-channels`, for arrays that can be read in more than one way.
         flip: whether images are mirrored at random, left to right.
         labels: whether class labels are used where the data have them.
+        condition: numbers that samples are conditioned on, in place of labels: columns of a table or keys of a .npz file, with
+            commas between them, or the path of a .npy file with one row an example.
         skip_bad: whether to go on when more than 1 % of the files cannot be read.
     """
 
@@ -30,6 +32,7 @@ class DataConfig:
     layout: str | None = None
     flip: bool = False
     labels: bool = True
+    condition: str | None = None
     skip_bad: bool = False
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ class Trainer:
         part = part.to(self.device)
         torch.manual_seed(mixed(self.config.seed, "dropout", (self.step << 20) + self._parts[number].start))
         with self._exchange(number), self._precision():
-            found = self.config.objective.losses(self._denoiser, part.x_0, part.draws, part.labels, self.history)
+            found = self.config.objective.losses(self._denoiser, part.x_0, part.draws, part.condition, self.history)
             (found.per_sample.mean() / len(self._parts)).backward()
         return found.per_sample.detach(), found.log_sigma.float(), found.t, found.unweighted_by_importance
 

@@ -23,7 +23,7 @@ def batches(dataset: Dataset, **options: Any) -> Batches:
 
 def same(one: Batch, other: Batch) -> bool:
     """Whether two batches agree in every bit."""
-    labels = (one.labels is None and other.labels is None) or torch.equal(one.labels, other.labels)  # type: ignore[arg-type]
+    labels = (one.condition is None and other.condition is None) or torch.equal(one.condition, other.condition)  # type: ignore[arg-type]
     drawn = torch.equal(one.draws.u, other.draws.u) and torch.equal(one.draws.noise, other.draws.noise)
     return torch.equal(one.x_0, other.x_0) and labels and drawn
 
@@ -91,7 +91,7 @@ def test_shares_of_all_processes_are_the_batch_in_order(size, accumulate):
     assert torch.equal(torch.cat([part.x_0 for part in joined]), whole.x_0)
     assert torch.equal(torch.cat([part.draws.u for part in joined]), whole.draws.u)
     assert torch.equal(torch.cat([part.draws.noise for part in joined]), whole.draws.noise)
-    assert torch.equal(torch.cat([part.labels for part in joined]), whole.labels)  # type: ignore[arg-type, misc]
+    assert torch.equal(torch.cat([part.condition for part in joined]), whole.condition)  # type: ignore[arg-type, misc]
 
 
 def test_labels_are_those_of_the_examples_and_dropped_at_the_rate_asked_for():
@@ -100,7 +100,7 @@ def test_labels_are_those_of_the_examples_and_dropped_at_the_rate_asked_for():
     source = batches(dataset, batch=800, label_dropout=0.25)
     dropped = 0
     for step in range(1, 11):
-        labels = source.batch(step).labels
+        labels = source.batch(step).condition
         assert labels is not None
         kept = labels.numpy() != dataset.classes
         assert dataset.labels is not None
@@ -113,7 +113,7 @@ def test_no_labels_where_they_are_not_wanted():
     """An unconditional model must not be handed classes."""
     dataset = runs.points()
     plain = Batches(dataset, report(dataset).representation, runs.tiny(), 0)
-    assert plain.batch(1).labels is None
+    assert plain.batch(1).condition is None
 
 
 def test_half_of_the_images_are_mirrored_left_to_right_on_request_only():

@@ -19,6 +19,7 @@ from scorefield.evaluation.pictures import png
 from scorefield.evaluation.report import report_html
 from scorefield.model import Model, load
 from scorefield.model_calibration import calibrate_model, save_calibration
+from scorefield.model_conditions import typical_rows
 from scorefield.model_config import require_buildable
 from scorefield.samplers import Calibrated
 from scorefield.storage import write_bytes
@@ -82,11 +83,17 @@ def run_training(
     """Train to the end or to a signal, with previews in `samples/` and the report; `watch` is called with every event."""
     options = config.data
     size = tuple(options.size) if isinstance(options.size, tuple) else options.size
-    dataset = open_data(data, size=size, layout=options.layout, skip_bad=options.skip_bad)  # type: ignore[arg-type]
+    dataset = open_data(
+        data,
+        size=size,  # type: ignore[arg-type]
+        condition=options.condition,
+        layout=options.layout,
+        skip_bad=options.skip_bad,
+    )
     _require_possible(config, dataset.shape, device)
     leads = int(os.environ.get("RANK", "0")) == 0
     if leads:
-        _tell(dataset)
+        _tell(dataset, config)
     end, board = None, None
     for event in train(config, dataset, out, device=device):
         # Only now: the run's folder is there, and nothing that was refused has left anything behind.
@@ -121,8 +128,12 @@ def calibrate_run(out: str, device: str | None = None, watch: Callable[[Event], 
         logger.warning("not calibrated: %s", error)
 
 
-def _tell(dataset: Dataset) -> None:
+def _tell(dataset: Dataset, config: RunConfig) -> None:
     """Say what was decided about the data, and how many files were left out."""
+    if dataset.conditions is not None and dataset.labels is not None and config.data.labels:
+        logger.warning(
+            "data: the model is of the condition (%s), not of the classes", ", ".join(dataset.condition_names[:8])
+        )
     for note in dataset.notes:
         logger.warning("data: %s", note)
     if dataset.skipped:
@@ -144,7 +155,10 @@ def _require_possible(config: RunConfig, shape: tuple[int, ...], device: str | N
 def write_preview(event: Previewed, run: Path) -> None:
     """Draw a grid of samples of the averaged weights, in a few steps, into samples/step-N.png."""
     sampler = event.model.config.sampler
-    samples = event.model.sample(_PREVIEW_SAMPLES, sampler=replace(sampler, steps=min(sampler.steps, _PREVIEW_STEPS)))
+    sampler = replace(sampler, steps=min(sampler.steps, _PREVIEW_STEPS))
+    config = event.model.config
+    condition = typical_rows(config, _PREVIEW_SAMPLES, seed=0) if config.conditions else None
+    samples = event.model.sample(_PREVIEW_SAMPLES, sampler=sampler, condition=condition)
     write_bytes(run / "samples" / f"step-{event.step}.png", picture_of(event.model, samples))
 
 

@@ -6,11 +6,12 @@ samples = model.sample(64, seed=0)
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 import torch
@@ -30,10 +31,15 @@ from scorefield.denoisers import (
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.likelihood import Measured, Method
 from scorefield.model_calibration import calibrate_model, read_calibration, save_calibration
+from scorefield.model_conditions import condition_rows, example, told, typical_rows
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
 from scorefield.samplers import Calibrated, Calibration, Sampler, State
 from scorefield.streams import SampleStreams
+
+if TYPE_CHECKING:
+    from scorefield.editing.operators import LinearOperator
+    from scorefield.model_restoration import Restored
 
 _MOMENTS = "moments."
 _CLASS_DRAW = 1 << 40
@@ -61,10 +67,20 @@ class Model:
     def denoiser(self) -> Denoiser:
         """E[x₀ | x_t] in model space, for any sampler or wrapper; guided and clipped where the model is to be."""
         denoiser = make_denoiser(self.config, self.network)
-        if self.config.classes and self.config.guidance != 1.0:
-            denoiser = ClassifierFree(denoiser, self.config.classes, self.config.guidance)
+        if self.is_conditional and self.config.guidance != 1.0:
+            denoiser = ClassifierFree(denoiser, self._null, self.config.guidance)
         clips = self.config.clip and self.config.representation.levels is not None
         return Clipped(denoiser) if clips else denoiser
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it is a model of classes or of conditions."""
+        return bool(self.config.classes or self.config.conditions)
+
+    @property
+    def _null(self) -> int | float:
+        """What stands for "no class" or "no condition"."""
+        return self.config.classes or math.nan
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +94,7 @@ class Model:
         sampler: Sampler | None = None,
         seed: int = 0,
         classes: Any = None,
+        condition: Any = None,
         first: int = 0,
         batch: int = 256,
     ) -> np.ndarray:
@@ -88,6 +105,7 @@ class Model:
             sampler: any sampler; the model's own where None.
             seed: sample k of a seed is the same whatever count, first and batch are.
             classes: a class (name or number) for all, or one a sample; None draws them as frequent as in the data.
+            condition: for a model of conditions k numbers for all, or a row a sample, in the data's own units; none without it.
             first: the number of the first sample.
             batch: how many at a time.
 
@@ -95,7 +113,7 @@ class Model:
             (count, …) as the data are laid out: images (H, W) for one channel, (H, W, C) for more.
 
         Raises:
-            UsageError: an unknown class, or a sampler that does not fit the path.
+            UsageError: an unknown class, an impossible condition, or a sampler that does not fit the path.
 
         Example:
             >>> import scorefield as sf
@@ -104,7 +122,10 @@ class Model:
             (3, 2)
         """
         parts = [
-            x for x, _ in self.batches(count, sampler=sampler, seed=seed, classes=classes, first=first, batch=batch)
+            x
+            for x, _ in self.batches(
+                count, sampler=sampler, seed=seed, classes=classes, condition=condition, first=first, batch=batch
+            )
         ]
         empty = self.config.representation.from_model(torch.empty(0, *self.config.shape))
         return np.concatenate([empty, *parts])
@@ -116,13 +137,14 @@ class Model:
         sampler: Sampler | None = None,
         seed: int = 0,
         classes: Any = None,
+        condition: Any = None,
         first: int = 0,
         batch: int = 256,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The samples of `sample`, a batch at a time, each with its class numbers (None where there are no classes)."""
+        """The samples of `sample`, a batch at a time, each with its class numbers or its standardised condition (None without)."""
         if count < 0 or batch < 1:
             raise UsageError(f"drawing needs count ≥ 0 and batch ≥ 1, got count={count}, batch={batch}")
-        wanted = self.class_numbers(classes, count)
+        wanted = self.wanted(count, classes, condition)
         for start in range(0, count, batch):
             size = min(batch, count - start)
             part = None if wanted is None else wanted[start : start + size]
@@ -153,7 +175,13 @@ class Model:
     def labels(
         self, seed: int, first: int, count: int, wanted: Sequence[int] | np.ndarray | None = None
     ) -> Tensor | None:
-        """The class numbers of samples: those wanted, or drawn as frequent as in the data; None where there are no classes."""
+        """What samples are conditioned on: `wanted`, or classes as frequent as in the data; None without classes or condition.
+
+        Raises:
+            UsageError: no condition, for a model that was always told one.
+        """
+        if self.config.conditions:
+            return told(self.config, wanted, self.device)
         if not self.config.classes:
             return None
         if wanted is not None:
@@ -161,6 +189,23 @@ class Model:
         weights = torch.tensor(self.config.class_weights, dtype=torch.float64, device=self.device)
         u = SampleStreams.numbered(seed, first, count, device=str(self.device)).uniform(_CLASS_DRAW, 1)[:, 0]
         return torch.searchsorted(weights.cumsum(0) / weights.sum(), u).clamp(max=self.config.classes - 1)
+
+    def wanted(self, count: int, classes: Any = None, condition: Any = None) -> np.ndarray | None:
+        """The class numbers (count,) or the conditions (count, k) asked for, as `labels` takes them; None for any.
+
+        Raises:
+            UsageError: what the model does not know, or another count.
+        """
+        if condition is None:
+            return self.class_numbers(classes, count)
+        rows = condition_rows(self.config, condition, count)
+        self.class_numbers(classes, count)
+        return rows
+
+    def typical(self, count: int, seed: int = 0) -> Tensor | None:
+        """What pilots and previews are conditioned on: classes, or conditions, as they are in the data; None without."""
+        rows = typical_rows(self.config, count, seed) if self.config.conditions else None
+        return self.labels(seed, 0, count, rows)
 
     def class_numbers(self, classes: Any, count: int) -> np.ndarray | None:
         """The number of each sample's class: `classes` is one name or number for all, one a sample, or None for any.
@@ -170,6 +215,10 @@ class Model:
         """
         if classes is None:
             return None
+        if self.config.conditions:
+            raise UsageError(
+                f"this model has no classes, it is conditioned on numbers; leave the class out, and give a condition such as {example(self.config)}"
+            )
         if not self.config.classes:
             raise UsageError(
                 "this model was trained without classes; leave the class out, or train on data with labels"
@@ -197,7 +246,7 @@ class Model:
         chosen = sampler or self.config.sampler
         if not isinstance(chosen, Calibrated) or chosen.calibration is not None or self.calibration is None:
             return chosen
-        fits = not self.config.classes or self.calibration.guidance == self.config.guidance
+        fits = not self.is_conditional or self.calibration.guidance == self.config.guidance
         return replace(chosen, calibration=self.calibration) if fits else chosen
 
     def calibrated(self, calibration: Calibration | None = None, **options: Any) -> Model:
@@ -218,7 +267,7 @@ class Model:
             x: (n, …) data in their own units and layout, as `sample` hands them out.
             method: "flow", the probability flow's density (M40), "bound", the variational bound (M15, M21), or a
                 `FlowLikelihood` or `VariationalBound`.
-            options: classes (of p(x|y), as for `sample`; p(x) without), seed, repeats (of the noise, 2), batch, float64, and
+            options: classes or condition (of p(x|y), as for `sample`; p(x) without), seed, repeats (of the noise, 2), batch, float64, and
                 the fields of the method's record.
 
         Returns:
@@ -239,6 +288,61 @@ class Model:
 
         return likelihood_of(self, x, method, **options)
 
+    def restore(self, y: Any, operator: LinearOperator, **options: Any) -> Restored:
+        r"""Draw samples of p(x | y),  y = A x + σ_y n:  what a measurement leaves open, as the model knows it.
+
+        Args:
+            y: one measurement in the data's own units, laid out as data are: a picture (H, W) of one channel, (H, W, C) of more; what a
+                projection or a dense matrix measures is a vector. Whole numbers are taken as rounded (but for a mask), σ² = σ_y² + 1/12.
+            operator: A: `Mask`, `Separable.downsampling`, `.blur`, `.grey`, `.identity`, `Projection`, `Dense` or `Matrixless`.
+            options: noise (σ_y in the data's units, 0), method (a record of one; what measures best for the operator), sampler (`DDIM`
+                with 100 steps and η = 1), count (1), seed, classes or condition (none without them, also for a model of classes), batch (256).
+
+        Returns:
+            samples (n, …) in the data's own units, their mean and standard deviation value by value, and the evaluations. Sample k of a
+            seed is the same whatever count and batch are. What a mask shows without noise is handed back bit by bit.
+
+        Raises:
+            UsageError: a measurement that is not of the operator's shape, an operator for other data, a method that cannot use it.
+
+        Example:
+            >>> import numpy as np, torch, scorefield as sf
+            >>> model = sf.fit("mixture-2d", steps=2, seed=0)
+            >>> found = model.restore([1.5], sf.Dense(torch.tensor([[1.0, 1.0]])), noise=0.1, count=4)
+            >>> found.samples.shape, found.mean.shape, found.std.shape
+            ((4, 2), (2,), (2,))
+        """
+        from scorefield.model_restoration import restore
+
+        return restore(self, y, operator, **options)
+
+    def inpaint(self, image: Any, mask: Any, **options: Any) -> Restored:
+        """Fill what a mask hides; the rest comes back bit by bit.
+
+        Args:
+            image: one example in the data's own units and layout.
+            mask: True (or 1) where it is to be filled; of the image's shape, or of one channel for all.
+            options: as for `restore`.
+
+        Raises:
+            UsageError: a mask of another shape, one that hides nothing or everything, or as `restore`.
+        """
+        from scorefield.model_restoration import inpaint
+
+        return inpaint(self, image, mask, **options)
+
+    def colorize(self, grey: Any, **options: Any) -> Restored:
+        """Colour a grey picture (H, W), the luma of what is wanted; options and errors as for `restore`."""
+        from scorefield.model_restoration import colorize
+
+        return colorize(self, grey, **options)
+
+    def upscale(self, small: Any, factor: int | None = None, **options: Any) -> Restored:
+        """Enlarge a picture whose values are means of cells of `factor` pixels a side, found from the shapes without; as `restore`."""
+        from scorefield.model_restoration import upscale
+
+        return upscale(self, small, factor, **options)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, no dropout; the network's mode is put back."""
@@ -254,11 +358,15 @@ class Model:
         """The same model, drawn from with another scale of classifier-free guidance; 1 is none.
 
         Raises:
-            UsageError: the model has no classes, or the scale is impossible.
+            UsageError: the model has neither classes nor conditions, or the scale is impossible.
         """
-        if not self.config.classes:
+        if not self.is_conditional:
             raise UsageError("this model was trained without classes, so there is nothing to guide; leave guidance out")
-        ClassifierFree(make_denoiser(self.config, self.network), self.config.classes, scale)
+        if self.config.always_conditioned and scale != 1.0:
+            raise UsageError(
+                f"guidance {scale:g} compares with the model without its condition, which this one was not trained to be (label_dropout=0); leave guidance out, or train with --set label_dropout=0.1"
+            )
+        ClassifierFree(make_denoiser(self.config, self.network), self._null, scale)
         return replace(self, config=replace(self.config, guidance=scale))
 
     def to(self, device: str | torch.device) -> Model:

@@ -75,7 +75,7 @@ def calibrate_model(
     seed: int = 0,
     progress: Callable[[Plan], None] | None = None,
 ) -> Calibration:
-    """Calibrate a model as it is drawn from: with its guidance, its clipping, and its classes as frequent as in the data.
+    """Calibrate a model as it is drawn from: with its guidance, its clipping, and its classes as frequent, or its conditions as large, as in the data.
 
     Args:
         model: it stays as it is; `model.calibrated(…)` draws by what is returned.
@@ -101,7 +101,7 @@ def calibrate_model(
         found = calibrate(
             model.denoiser,
             model.noise(count, seed=_SEED + seed),
-            condition=model.labels(_SEED + seed, 0, count),
+            condition=model.typical(count, _SEED + seed),
             spectrum=spectrum,
             budgets=BUDGETS if budgets is None else budgets,
             rounds=rounds,
@@ -143,7 +143,7 @@ def tune_model(
     if known.guidance != guidance:
         known = replace(known, plans=(), guidance=guidance)
     learned, judged = (
-        Problem(model.denoiser, model.noise(count, seed=number), model.labels(number, 0, count))
+        Problem(model.denoiser, model.noise(count, seed=number), model.typical(count, number))
         for number in (_SEED + seed, _SEED + seed + 1)
     )
     spectrum = Spectrum.of_moments(model.moments) if model.moments else None

@@ -51,6 +51,7 @@ def likelihood_of(
     method: str | Method = "flow",
     *,
     classes: Any = None,
+    condition: Any = None,
     seed: int = 0,
     repeats: int = 2,
     batch: int = 256,
@@ -63,13 +64,13 @@ def likelihood_of(
     chosen = method_of(method, options)
     subject = subject_of(model, clip=isinstance(chosen, VariationalBound), float64=float64)
     x_0 = model_space(model, x).to(model.device, torch.float64 if float64 else torch.float32)
-    numbers = model.class_numbers(classes, len(x_0))
+    wanted = model.wanted(len(x_0), classes, condition)
     with model.evaluating():
         found = measure(
             chosen,
             subject,
             x_0,
-            condition=model.labels(seed, 0, len(x_0), numbers) if numbers is not None else None,
+            condition=_told(model, wanted, len(x_0)),
             seed=seed,
             repeats=repeats,
             batch=batch,
@@ -116,12 +117,16 @@ def model_space(model: Model, x: Any) -> Tensor:
     return representation.to_model(representation.channels_first(array))
 
 
-def shown_at(model: Model, x: Any, log_snr: float, seed: int, classes: Any = None) -> np.ndarray:
+def _told(model: Model, wanted: np.ndarray | None, count: int) -> Tensor | None:
+    """What the likelihood is of, p(x|y); None for p(x), which a model of classes is of too. Raises UsageError."""
+    return None if wanted is None and not model.config.conditions else model.labels(0, 0, count, wanted)
+
+
+def shown_at(model: Model, x: Any, log_snr: float, seed: int, classes: Any = None, condition: Any = None) -> np.ndarray:
     """x̂₀ = D(x_t, t) of data noised to λ, in their own units: what a receiver can show at that rate  (M45, M20)."""
     subject = subject_of(model, clip=True)
     x_0 = model_space(model, x).to(model.device)
-    numbers = model.class_numbers(classes, len(x_0))
-    labels = None if numbers is None else model.labels(seed, 0, len(x_0), numbers)
+    labels = _told(model, model.wanted(len(x_0), classes, condition), len(x_0))
     path = subject.path
     t = path.snap(min(max(path.time_of(log_snr), path.t_min), path.t_max))
     noise = SampleStreams.numbered(seed, 0, len(x_0), device=str(model.device)).normal(x_0, 1)

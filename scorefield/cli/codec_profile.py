@@ -93,9 +93,9 @@ def made(model: Model, run: str, name: str, data: str | None, effort: dict[str, 
     from scorefield.model_codec import Effort, make_codec_profile, require_levels
 
     require_levels(model)
-    if model.config.classes and label_dropout(run) == 0.0:
+    if model.is_conditional and label_dropout(run) == 0.0:
         raise UsageError(
-            "the codec knows no classes, and this model never saw data without one (label_dropout=0); train it with --set label_dropout=0.1, or with --set data.labels=false"
+            "the codec knows no classes and no conditions, and this model never saw data without one (label_dropout=0); train it with --set label_dropout=0.1, or with --set data.labels=false and no condition"
         )
     source = data or _training_data(run)
     say(f"making the codec's profile '{name}' from {source}")

@@ -73,12 +73,18 @@ def label_dropout(run: str) -> float | None:
 
 
 def reading_of(run: str) -> dict[str, Any]:
-    """How a run read its data, as `open_data` takes it; the defaults for a model without its run."""
+    """How a run read its data, as `open_data` takes it; the defaults for a model without its run.
+
+    A condition's columns are among it, as they are no data; a file of one is not, as it belongs to the training data alone.
+    """
+    from scorefield.data.conditions import is_file
+
     requested = _requested(run)
     if requested is None:
         return {}
     data = requested.data
-    return {"size": data.size, "layout": data.layout, "skip_bad": data.skip_bad}
+    reading = {"size": data.size, "layout": data.layout, "skip_bad": data.skip_bad}
+    return reading if data.condition is None or is_file(data.condition) else reading | {"condition": data.condition}
 
 
 def _requested(run: str) -> RunConfig | None:

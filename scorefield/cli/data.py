@@ -23,6 +23,9 @@ class DataCommand(Command):
     layout: str | None = None
     """channels-first, channels-last or no-channels, for arrays that can be read in more than one way."""
 
+    condition: str | None = None
+    """Numbers to condition on: columns, keys of a .npz file, or FILE.npy, as for `train`."""
+
     skip_bad: bool = False
     """Go on where more than 1 % of the files cannot be read."""
 
@@ -35,7 +38,8 @@ class DataCommand(Command):
         from scorefield.training.options import DataConfig
 
         DataConfig(size=self.size, layout=self.layout)  # checks them, whatever the data
-        found = report(open_data(self.data, size=self.size, layout=self.layout, skip_bad=self.skip_bad))
+        reading = {"size": self.size, "condition": self.condition, "layout": self.layout, "skip_bad": self.skip_bad}
+        found = report(open_data(self.data, **reading))  # type: ignore[arg-type]
         print(found.to_text())
         if self.json:
             print_json(found.to_dict())

@@ -65,8 +65,8 @@ class EvaluateCommand(Command):
 
         is_run = os.path.isfile(os.path.join(self.samples, "config.json"))
         options = reading_of(self.samples) if is_run else {}
-        samples = self._drawn() if is_run else _all(open_data(self.samples))
         reference = open_data(self.data, **options)
+        samples = self._drawn(reference) if is_run else _all(open_data(self.samples))
         labels = None if reference.labels is None else torch.from_numpy(reference.labels)
         test = None if self.test is None else _all(open_data(self.test, **options))
         found = evaluate(samples, _all(reference), test, labels=labels, seed=self.seed)
@@ -77,12 +77,17 @@ class EvaluateCommand(Command):
             print_json(found.as_json())
         return 0
 
-    def _drawn(self) -> Tensor:
+    def _drawn(self, reference: Dataset) -> Tensor:
+        """Samples of the run: under the reference's conditions, as often as in it, where it has them and the model wants them."""
+        import numpy as np
         import torch
 
         model = load_model(self.samples, self.device)
         say(f"drawing {self.count} samples")
-        drawn = model.sample(self.count, seed=self.seed, batch=self.batch)
+        condition = None
+        if model.config.conditions and reference.conditions is not None:
+            condition = reference.conditions[np.random.default_rng(self.seed).integers(len(reference), size=self.count)]
+        drawn = model.sample(self.count, seed=self.seed, batch=self.batch, condition=condition)
         return torch.from_numpy(model.config.representation.channels_first(drawn))
 
     def _keep(self, figures: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ class LikelihoodCommand(Command):
 
     The bound is of the model that draws by the reverse chain or SDE, the flow's density of the one that draws by the probability
     flow: two models with one network, whose figures do not bound each other. Neither is guided. Where DATA have labels and the
-    model has classes, p(x|y) is measured.
+    model has classes, p(x|y) is measured; where it is conditioned on numbers, p(x|c).
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -68,7 +68,10 @@ class LikelihoodCommand(Command):
     """Let the network compute in 64 bits."""
 
     unconditional: bool = False
-    """Measure p(x) under a model of classes that was trained with labels dropped."""
+    """Measure p(x) under a model of classes or conditions that was trained with some of them dropped."""
+
+    condition: str | None = None
+    """FILE.npy with the condition of each example, one row each, where it is no column of DATA."""
 
     per_sample: str | None = None
     """A .csv file for each example's figure: to find what does not belong."""
@@ -99,7 +102,7 @@ class LikelihoodCommand(Command):
 
         method = self._method()
         model = load_model(self.model, self.device, calibrated=False)
-        chosen = held_out(model, self.model, self.data, self.count, self.seed, self.unconditional)
+        chosen = held_out(model, self.model, self.data, self.count, self.seed, self.unconditional, self.condition)
         say(f"measuring {chosen.what} of {len(chosen.x)} examples")
         found = chosen.measured(
             model,

@@ -55,7 +55,10 @@ class RateDistortionCommand(Command):
     """How many examples the strip shows."""
 
     unconditional: bool = False
-    """Measure p(x) under a model of classes that was trained with labels dropped."""
+    """Measure p(x) under a model of classes or conditions that was trained with some of them dropped."""
+
+    condition: str | None = None
+    """FILE.npy with the condition of each example, one row each, where it is no column of DATA."""
 
     seed: int = 0
     """Seed of the noise and of the choice of examples."""
@@ -84,7 +87,7 @@ class RateDistortionCommand(Command):
         from scorefield.storage import write_bytes
 
         model = load_model(self.model, self.device, calibrated=False)
-        chosen = held_out(model, self.model, self.data, self.count, self.seed, self.unconditional)
+        chosen = held_out(model, self.model, self.data, self.count, self.seed, self.unconditional, self.condition)
         method = self._method(model)
         say(f"measuring {len(chosen.x)} examples")
         found = chosen.measured(model, method, seed=self.seed, repeats=self.repeats, batch=self.batch)
@@ -153,9 +156,7 @@ def _strip(model: Model, chosen: HeldOut, count: int, curve: RateDistortion, see
     from scorefield.model_likelihood import shown_at
 
     wanted = _evenly_in_quality(curve)
-    shown = [
-        shown_at(model, chosen.x[:count], curve.rows[k].log_snr, seed, chosen.part_of_classes(count)) for k in wanted
-    ]
+    shown = [shown_at(model, chosen.x[:count], curve.rows[k].log_snr, seed, **chosen.told(count)) for k in wanted]
     columns = [*shown, chosen.x[:count]]
     representation = model.config.representation
     stacked = torch.stack([torch.from_numpy(representation.channels_first(column)) for column in columns], 1)

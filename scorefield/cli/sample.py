@@ -21,6 +21,7 @@ from scorefield.cli.common import (
     say,
     set_threads,
 )
+from scorefield.cli.conditions import conditions_of
 from scorefield.errors import UsageError, unknown_name
 from scorefield.paths import Discrete
 from scorefield.records import by_kind, from_plain, kind_of, to_plain
@@ -81,8 +82,12 @@ class SampleCommand(Command):
     class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")] = None
     """A class, by name or number; without it classes come as often as in the data."""
 
+    condition: Annotated[str | None, tyro.conf.arg(metavar="0.3,1.2")] = None
+    """For a model of conditions its numbers in the data's own units (--condition=-0.3,1.2 where the first is negative), or
+    @FILE.npy with a row a sample; samples are unconditional without it."""
+
     guidance: float | None = None
-    """Scale of classifier-free guidance towards the class: 1 is none; the model's own without it."""
+    """Scale of classifier-free guidance towards the class or condition: 1 is none; the model's own without it."""
 
     seed: int = 0
     """Sample k of a seed is the same whatever -n and --batch are."""
@@ -169,27 +174,40 @@ class SampleCommand(Command):
         """Write the samples; how often the denoiser was asked for one of them at most."""
         import numpy as np
 
-        parts, labels, asked = [], [], 0
-        for first in range(0, self.count, self.batch):
-            last, numbers = self._drawn(model, sampler, first)
+        wanted, parts, labels, asked = self._wanted(model), [], [], 0
+        for start in range(0, self.count, self.batch):
+            part = None if wanted is None else wanted[start : start + self.batch]
+            last, numbers = self._drawn(model, sampler, start, part)
             parts.append(model.config.representation.from_model(last.x))
             labels.append(None if numbers is None else numbers.cpu().numpy())
             asked = max(asked, last.evaluations)
-        classes = None if labels[0] is None else np.concatenate([part for part in labels if part is not None])
-        _write_samples(self.out, model, np.concatenate(parts), classes, self.seed, self.first)
+        told: dict[str, np.ndarray | None] = {"conditions": wanted}
+        if model.config.classes:
+            told = {"classes": np.concatenate([part for part in labels if part is not None])}
+        _write_samples(self.out, model, np.concatenate(parts), told, self.seed, self.first)
         return asked
 
-    def _drawn(self, model: Model, sampler: Sampler, start: int) -> tuple[State, Tensor | None]:
-        """The last state of the batch that begins so many samples after the first, and its classes."""
+    def _wanted(self, model: Model) -> np.ndarray | None:
+        """The classes or conditions that were asked for. Raises UsageError."""
+        if self.condition is not None and self.class_ is not None:
+            raise UsageError("--condition and --class are for different models; leave one out")
+        if self.condition is not None:
+            return conditions_of(model, self.condition, self.count)
+        return model.class_numbers(self.class_, self.count)
+
+    def _drawn(
+        self, model: Model, sampler: Sampler, start: int, wanted: np.ndarray | None
+    ) -> tuple[State, Tensor | None]:
+        """The last state of the batch that begins so many samples after the first, and its classes or conditions."""
         size, first = min(self.batch, self.count - start), self.first + start
-        labels = model.labels(self.seed, first, size, model.class_numbers(self.class_, size))
+        labels = model.labels(self.seed, first, size, wanted)
         *_, last = model.trajectory(size, sampler=sampler, seed=self.seed, labels=labels, first=first)
         return last, labels
 
     def _film(self, model: Model, sampler: Sampler) -> int:
         """Write x_t/√(α² + σ²) on its way from noise to data as a GIF; how often the denoiser was asked."""
         states = _Thinned()
-        labels = model.labels(self.seed, self.first, self.count, model.class_numbers(self.class_, self.count))
+        labels = model.labels(self.seed, self.first, self.count, self._wanted(model))
         sampler = sampler if self.steps is not None else _slowed(sampler, model.config.path)
         for state in model.trajectory(self.count, sampler=sampler, seed=self.seed, labels=labels, first=self.first):
             states.add(state)
@@ -247,26 +265,24 @@ def _write(out: str, data: bytes) -> None:
 
 
 def _write_samples(
-    out: str, model: Model, samples: np.ndarray, classes: np.ndarray | None, seed: int, first: int
+    out: str, model: Model, samples: np.ndarray, told: Mapping[str, np.ndarray | None], seed: int, first: int
 ) -> None:
     if _extension(out) == ".png":
         from scorefield.fitting import picture_of
 
         _write(out, picture_of(model, samples))
     elif _extension(out) == ".npz":
-        _write(out, _archive(samples, classes, seed))
+        _write(out, _archive(samples, told, seed))
     else:
         _write_folder(Path(out), model, samples, first)
 
 
-def _archive(samples: np.ndarray, classes: np.ndarray | None, seed: int) -> bytes:
-    """`samples` first, then `seeds` and, where there are classes, `classes`."""
+def _archive(samples: np.ndarray, told: Mapping[str, np.ndarray | None], seed: int) -> bytes:
+    """`samples` first, then `seeds` and, where there are such, `classes` or `conditions`."""
     import numpy as np
 
     arrays: dict[str, Any] = {"samples": samples, "seeds": np.full(len(samples), seed, dtype=np.int64)}
-    if classes is not None:
-        arrays["classes"] = classes
-    return npz_bytes(arrays)
+    return npz_bytes(arrays | {name: rows for name, rows in told.items() if rows is not None})
 
 
 def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -> None:

@@ -43,6 +43,9 @@ class TrainCommand(Command):
     seed: int | None = None
     """Seed of everything random."""
 
+    condition: str | None = None
+    """Numbers to condition on: a column of a table or a key of a .npz file (several with commas), or FILE.npy, one row an example."""
+
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE …"), tyro.conf.UseAppendAction
     ] = ()
@@ -83,5 +86,6 @@ class TrainCommand(Command):
             "save_every": self.save_every,
             "batch": self.batch,
             "seed": self.seed,
+            "data.condition": self.condition,
         }
         return configure(self.preset, settings | {name: value for name, value in own.items() if value is not None})

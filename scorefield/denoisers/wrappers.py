@@ -93,11 +93,11 @@ class ClassifierFree(_Wrapper):
 
     Attributes:
         denoiser: trained with its labels dropped now and then.
-        null_label: the label that means "no label".
+        null_label: what means "no label"; NaN where the condition is numbers.
         scale: w.
     """
 
-    null_label: int = 0
+    null_label: int | float = 0
     scale: float = 1.5
 
     def __post_init__(self) -> None:

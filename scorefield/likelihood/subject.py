@@ -135,13 +135,18 @@ class Batch:
 
     def repeated(self, count: int) -> Float[Tensor, "n *d"]:
         """x₀, float64, so many times."""
-        return self.precise.repeat(count, *(1,) * (self.precise.ndim - 1))
+        return _repeated(self.precise, count)
 
     def _asked(self, denoiser: Denoiser, t: Tensor, noise: Tensor) -> Prediction:
         count = len(t) // len(self.x_0)
         x_t = denoiser.path.perturb(self.repeated(count), t, noise)
-        condition = None if self.condition is None else self.condition.repeat(count)
+        condition = None if self.condition is None else _repeated(self.condition, count)
         return _precise(denoiser(x_t.to(self.x_0.dtype), t, condition), x_t, t)
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """Rows, so many times one after the other."""
+    return rows.repeat(count, *(1,) * (rows.ndim - 1))
 
 
 def _precise(answer: Prediction, x_t: Tensor, t: Any) -> Prediction:

@@ -96,7 +96,8 @@ def _numbers(config: ModelConfig, condition: Any) -> np.ndarray:
         raise UsageError(
             f"the condition must be numbers, such as {example(config)}, got {str(condition)[:60]!r}"
         ) from None
-    finite = np.isfinite(rows.astype(np.float32))
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(rows.astype(np.float32))
     if not finite.all():
         raise UsageError(
             f"the condition must be finite numbers, got {rows[~finite].flat[0]}; leave the condition out where there is none"

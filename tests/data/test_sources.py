@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scorefield.data import NAMES, open_data
+from scorefield.data import open_data
 from scorefield.errors import MissingExtraError, UsageError
 from tests.data.zoo import noise, png, shard
 
@@ -34,7 +34,7 @@ def test_digits_have_17_grey_levels() -> None:
     assert (len(data), data.shape, data.levels, data.classes) == (1797, (1, 8, 8), (0, 17), 10)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("mnist", "mnist-test", "digits")])
+@pytest.mark.parametrize("name", toys.NAMES)
 def test_toys_open_by_name_the_same_each_time(name: str) -> None:
     data = open_data(name)
     assert len(data) == 50_000 and data.dtype == np.float32 and data.digest == open_data(name).digest

@@ -169,7 +169,7 @@ class Separable(Decomposed):
     """
 
     sides: tuple[int, ...]
-    matrices: tuple[Float[Tensor, "m n"] | None, ...]
+    matrices: tuple[Float[Tensor, "_ _"] | None, ...]
 
     def __post_init__(self) -> None:
         fits = len(self.matrices) == len(self.sides) and all(

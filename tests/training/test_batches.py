@@ -109,6 +109,21 @@ def test_labels_are_those_of_the_examples_and_dropped_at_the_rate_asked_for():
     assert abs(dropped / 8000 - 0.25) < 4 * (0.25 * 0.75 / 8000) ** 0.5
 
 
+def test_conditions_are_those_of_the_examples_and_dropped_with_the_same_numbers_as_labels():
+    """A dropped condition is a row of NaN; the random numbers of a step are in the order that they always had."""
+    dataset = runs.points(800)
+    rows = np.random.default_rng(0).normal(size=(800, 2)).astype(np.float32)
+    config = runs.tiny(batch=800, label_dropout=0.25)
+    source = Batches(dataset, report(dataset).representation, config, 0, rows)
+    for step in (1, 2):
+        batch, labelled = source.batch(step), batches(dataset, batch=800, label_dropout=0.25).batch(step)
+        assert batch.condition is not None and labelled.condition is not None
+        kept = ~batch.condition.isnan()
+        assert torch.equal(kept.all(1), kept.any(1)) and torch.equal(kept.all(1), labelled.condition != dataset.classes)
+        assert np.array_equal(batch.condition[kept.all(1)], rows[source.indices(step)][kept.all(1)])
+        assert torch.equal(batch.x_0, labelled.x_0) and torch.equal(batch.draws.noise, labelled.draws.noise)
+
+
 def test_no_labels_where_they_are_not_wanted():
     """An unconditional model must not be handed classes."""
     dataset = runs.points()

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scorefield.data import Dataset
@@ -39,6 +40,10 @@ IMPORTANCE = {
 KINDS: dict[str, tuple[Dataset, dict[str, Any]]] = {
     "labels and dropout": (runs.points(), {"label_dropout": 0.3, "network__dropout": 0.3}),
     "no labels": (runs.points(classes=0), {}),
+    "conditions": (
+        runs.points().with_conditions(np.random.default_rng(1).normal(size=(50, 2))),
+        {"label_dropout": 0.3, "network__dropout": 0.3},
+    ),
     "importance-sampled times": (runs.points(), IMPORTANCE),
     "micro-batches": (runs.points(), {"accumulate": 4, "network__dropout": 0.3}),
     "Muon and a constant average": (

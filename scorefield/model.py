@@ -35,7 +35,7 @@ from scorefield.model_conditions import condition_rows, example, told, typical_r
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
 from scorefield.samplers import Calibrated, Calibration, Sampler, State
-from scorefield.streams import SampleStreams
+from scorefield.streams import SampleStreams, Tempered
 
 if TYPE_CHECKING:
     from scorefield.editing.operators import LinearOperator
@@ -95,6 +95,7 @@ class Model:
         seed: int = 0,
         classes: Any = None,
         condition: Any = None,
+        temperature: float = 1.0,
         first: int = 0,
         batch: int = 256,
     ) -> np.ndarray:
@@ -106,6 +107,7 @@ class Model:
             seed: sample k of a seed is the same whatever count, first and batch are.
             classes: a class (name or number) for all, or one a sample; None draws them as frequent as in the data.
             condition: for a model of conditions k numbers for all, or a row a sample, in the data's own units; none without it.
+            temperature: what all noise is multiplied by: below 1 samples are more typical and less varied (M43).
             first: the number of the first sample.
             batch: how many at a time.
 
@@ -124,7 +126,14 @@ class Model:
         parts = [
             x
             for x, _ in self.batches(
-                count, sampler=sampler, seed=seed, classes=classes, condition=condition, first=first, batch=batch
+                count,
+                sampler=sampler,
+                seed=seed,
+                classes=classes,
+                condition=condition,
+                temperature=temperature,
+                first=first,
+                batch=batch,
             )
         ]
         empty = self.config.representation.from_model(torch.empty(0, *self.config.shape))
@@ -138,6 +147,7 @@ class Model:
         seed: int = 0,
         classes: Any = None,
         condition: Any = None,
+        temperature: float = 1.0,
         first: int = 0,
         batch: int = 256,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -149,15 +159,24 @@ class Model:
             size = min(batch, count - start)
             part = None if wanted is None else wanted[start : start + size]
             labels = self.labels(seed, first + start, size, part)
-            *_, last = self.trajectory(size, sampler=sampler, seed=seed, labels=labels, first=first + start)
+            *_, last = self.trajectory(
+                size, sampler=sampler, seed=seed, labels=labels, temperature=temperature, first=first + start
+            )
             yield self.config.representation.from_model(last.x), None if labels is None else labels.cpu().numpy()
 
     def trajectory(
-        self, count: int, *, sampler: Sampler | None = None, seed: int = 0, labels: Tensor | None = None, first: int = 0
+        self,
+        count: int,
+        *,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        labels: Tensor | None = None,
+        temperature: float = 1.0,
+        first: int = 0,
     ) -> Iterator[State]:
         """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
-        streams = SampleStreams.numbered(seed, first, count, device=str(self.device))
-        x_T = self.noise(count, seed=seed, first=first)
+        streams = Tempered.of(SampleStreams.numbered(seed, first, count, device=str(self.device)), temperature)
+        x_T = self.noise(count, seed=seed, first=first) * temperature
         states = self.ready(sampler).trajectory(self.denoiser, x_T, generator=streams, condition=labels)
         while True:
             with self.evaluating():
@@ -287,6 +306,30 @@ class Model:
         from scorefield.model_likelihood import likelihood_of
 
         return likelihood_of(self, x, method, **options)
+
+    def edit(self, guide: Any, strength: float = 0.5, **options: Any) -> np.ndarray:
+        """Edit one example by SDEdit: noise it, and draw from there (M44); `model_editing.edit` documents the options."""
+        from scorefield.model_editing import edit
+
+        return edit(self, guide, strength, **options).samples
+
+    def interpolate(self, a: Any, b: Any, **options: Any) -> np.ndarray:
+        """What lies between two examples, ends included (M46, M43); `model_editing.interpolate` documents the options."""
+        from scorefield.model_editing import interpolate
+
+        return interpolate(self, a, b, **options).samples
+
+    def invert(self, x: Any, **options: Any) -> np.ndarray:
+        """The latents of data: along the flow to pure noise (M43); `model_editing.invert` documents the options."""
+        from scorefield.model_editing import invert
+
+        return invert(self, x, **options)
+
+    def decode(self, latents: Any, **options: Any) -> np.ndarray:
+        """The data of latents: the inverse of `invert` (M43); `model_editing.decode_latents` documents the options."""
+        from scorefield.model_editing import decode_latents
+
+        return decode_latents(self, latents, **options)
 
     def restore(self, y: Any, operator: LinearOperator, **options: Any) -> Restored:
         r"""Draw samples of p(x | y),  y = A x + σ_y n:  what a measurement leaves open, as the model knows it.

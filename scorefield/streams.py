@@ -113,6 +113,55 @@ class BrownianPath:
         return (part.sum(0) / math.sqrt(self.stride)).to(like)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """Another part of a source: its draw k is the source's draw k + `by`.
+
+    Attributes:
+        source: of noise.
+        by: how many draws lie before it.
+    """
+
+    source: NoiseSource
+    by: int
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """The source's noise of draw + by."""
+        return self.source.normal(like, draw + self.by)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Tempered:
+    """Noise of another temperature: N(0, τ² I).
+
+    Attributes:
+        source: of standard normal noise.
+        temperature: τ > 0.
+
+    Raises:
+        UsageError: a temperature that is not positive and finite.
+    """
+
+    source: NoiseSource
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise UsageError(f"a temperature is a positive number, 1 for none, got {self.temperature}")
+
+    @classmethod
+    def of(cls, source: NoiseSource, temperature: float) -> NoiseSource:
+        """The source at a temperature: itself at 1. Raises UsageError."""
+        tempered = cls(source, temperature)
+        return source if temperature == 1.0 else tempered
+
+    def normal(self, like: Tensor, draw: int) -> Tensor:
+        """τ z."""
+        return self.source.normal(like, draw) * self.temperature
+
+
 def noise_source(generator: NoiseSource | Generator | None) -> NoiseSource | None:
     """Any kind of `generator=` argument as a noise source. Raises UsageError for what is none."""
     if generator is None or hasattr(generator, "normal"):

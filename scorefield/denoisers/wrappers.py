@@ -11,7 +11,7 @@ from scorefield.arithmetic import Time, along_batch, is_number
 from scorefield.denoisers.base import Denoiser, EnergyDenoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import Path
-from scorefield.shapes import Float, Tensor
+from scorefield.shapes import Bool, Float, Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,30 @@ class CentredEnergy(EnergyDenoiser):
     ) -> Float[Tensor, " b"]:
         """The energy of the centred data  (M10)."""
         return self.denoiser.energy(x_t - along_batch(self.path.alpha(t), x_t) * self.mean, t, condition)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inpainting(_Wrapper):
+    """A denoiser that is told a part of x₀:  D' = x_g where it is known, D elsewhere  (M42, M44).
+
+    Where D' = x_g, any sampler's step is that of q(x_s | x_t, x₀ = x_g), of DDIM's family (M22), which keeps the marginal: if that part
+    of x_t is a sample of q(x_t | x_g), that of x_s is one of q(x_s | x_g). A stochastic sampler so re-noises it at every step, a
+    deterministic one keeps the noise that it began with; both end with x_g.
+
+    Attributes:
+        denoiser: of the whole.
+        known: x_g in model space, (1, *d) for all samples of a batch, or (b, *d).
+        keep: True where it is known; of a shape that broadcasts with x.
+    """
+
+    known: Float[Tensor, "_ *d"]
+    keep: Bool[Tensor, "*k"]
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
+        """Predict x₀, and put what is known in its place."""
+        prediction = self.denoiser(x_t, t, condition)
+        return replace(prediction, x0=self.known.to(x_t).where(self.keep.to(x_t.device), prediction.x0))
 
 
 @final

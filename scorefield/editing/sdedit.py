@@ -1,0 +1,131 @@
+r"""SDEdit: noise a guide until its strokes are lost and its layout is not, and let the model find its way back  (Meng et al. 2022).
+
+    (M44)  x_{t₀} = α(t₀) x_g + σ(t₀) z,   then any sampler from t₀ to 0
+
+*Strength* s ∈ [0, 1] means one noise-to-signal ratio on every path: that which the VP path of the paper (β from 0.1 to 20) has at
+t = s. With λ_VP its log-SNR, t₀ = λ⁻¹(λ_VP(s)), within the path's ends; a chain takes its nearest step. At 0 nothing happens; at
+1 nothing is left of the guide: the start is the prior's.
+
+With a mask what is to stay is told to the denoiser (`Inpainting`), and is x_g again at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from scorefield.denoisers import Denoiser
+from scorefield.denoisers.wrappers import Inpainting
+from scorefield.errors import UsageError
+from scorefield.paths import VP, Path
+from scorefield.samplers import Levels, Sampler, State
+from scorefield.shapes import Bool, Float, Generator, Tensor
+from scorefield.streams import NoiseSource, Shifted, noise_source
+
+_VP = VP()
+_APART = 1 << 24
+"""How far the numbers of the draws of two repeats lie apart."""
+
+_MOST_REPEATS = 1 << 12
+
+
+def time_of_strength(path: Path, strength: float) -> float:
+    """t₀ with λ(t₀) = λ_VP(strength), within [t_min, t_max], on a step of a chain; 0 at strength 0, t_max at 1  (M44, M2).
+
+    Raises:
+        UsageError: a strength outside of [0, 1].
+    """
+    if not 0.0 <= strength <= 1.0:
+        raise UsageError(
+            f"strength goes from 0 (the guide itself) to 1 (nothing of it), got {strength:g}; strokes ask for 0.3 to 0.6"
+        )
+    if strength in (0.0, 1.0):
+        return strength * path.t_max
+    t = float(path.time_of(_VP.log_snr(strength)))
+    return max(path.t_min, path.snap(min(t, path.t_max)))
+
+
+def share_below(sampler: Sampler, path: Path, t: float) -> Sampler:
+    """A sampler with the steps of its way from noise to data that lie below t: an edit of half a way costs half."""
+    if t >= path.t_max or isinstance(sampler.grid, Levels):  # which takes those of its levels that lie below
+        return sampler
+    below = sum(u < t * (1.0 - 1e-9) for u in sampler.times(path))
+    return replace(sampler, steps=max(1, below))
+
+
+@final
+@dataclass(frozen=True)
+class SDEdit:
+    """An edit: how much of the guide is noised away, and how often.
+
+    Attributes:
+        strength: s, how much may change: 0 is the guide itself, 1 a sample that knows nothing of it.
+        repeats: K, how many times the result is noised and denoised again.
+
+    Raises:
+        UsageError: a strength outside of [0, 1], or no repeat.
+    """
+
+    strength: float = 0.5
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        time_of_strength(_VP, self.strength)
+        if not 1 <= self.repeats <= _MOST_REPEATS:
+            raise UsageError(f"an edit takes between 1 and {_MOST_REPEATS} repeats, got {self.repeats}")
+
+    def trajectory(
+        self,
+        denoiser: Denoiser,
+        guide: Float[Tensor, "b *d"],
+        sampler: Sampler,
+        *,
+        generator: NoiseSource | Generator,
+        changes: Bool[Tensor, "*k"] | None = None,
+        condition: Any = None,
+    ) -> Iterator[State]:
+        """Yield the states of all repeats; none at strength 0  (M44).
+
+        Args:
+            denoiser: whom to ask.
+            guide: x_g in model space, one a sample.
+            sampler: of any kind; `steps` counts the whole way from noise to data, and the edit takes the share below t₀.
+            generator: the source of noise, which every start needs.
+            changes: Ω, True where x may change; a shape that broadcasts with x. Everywhere where None.
+            condition: handed to the denoiser.
+
+        Raises:
+            UsageError: no source of noise, or a sampler that does not fit the path.
+        """
+        source, path, x, asked = noise_source(generator), denoiser.path, guide, 0
+        if source is None:
+            raise UsageError("an edit noises its guide; pass generator= (a torch.Generator or SampleStreams)")
+        t = time_of_strength(path, self.strength)
+        if t == 0.0:
+            return
+        told = denoiser if changes is None else Inpainting(denoiser, guide, ~changes)
+        walker = share_below(sampler, path, t)
+        for number in range(self.repeats):
+            noise = Shifted(source, number * _APART)
+            x_t = self._start(path, t, x, guide, changes, noise.normal(guide, 0))
+            for state in walker.trajectory(told, x_t, generator=noise, start=t, condition=condition):
+                x = state.x
+                yield replace(state, evaluations=asked + state.evaluations)
+            asked += state.evaluations
+
+    def sample(
+        self, denoiser: Denoiser, guide: Float[Tensor, "b *d"], sampler: Sampler, **options: Any
+    ) -> Float[Tensor, "b *d"]:
+        """The end of `trajectory` (which documents the options); the guide at strength 0."""
+        x = guide
+        for state in self.trajectory(denoiser, guide, sampler, **options):
+            x = state.x
+        return x
+
+    def _start(
+        self, path: Path, t: float, x: Tensor, guide: Tensor, changes: Tensor | None, noise: Tensor
+    ) -> Float[Tensor, "b *d"]:
+        """x_{t₀}; at strength 1 the prior's noise, but for what stays."""
+        x_t = path.prior_std * noise if self.strength == 1.0 else path.perturb(x, t, noise)
+        return x_t if changes is None else x_t.where(changes, path.perturb(guide, t, noise))

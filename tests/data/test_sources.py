@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scorefield.data import open_data
+from scorefield.data import open_data, toys
 from scorefield.errors import MissingExtraError, UsageError
 from tests.data.zoo import noise, png, shard
 

@@ -22,6 +22,10 @@ from scorefield.errors import OutOfMemoryError, ScorefieldError, StorageError, u
 COMMANDS = {
     "train": "Fit a model to data.",
     "sample": "Draw samples from a trained model into a grid (.png), an array (.npz), a film (.gif) or a folder of images.",
+    "restore": "Restore pictures or data from what was measured of them: masked, shrunk, blurred, grey, projected or noisy.",
+    "inpaint": "Fill what a mask hides of a picture in several ways; the rest comes back bit by bit.",
+    "colorize": "Colour a grey picture in several ways, by a model of colour pictures.",
+    "upscale": "Enlarge a small picture to the model's size in several ways; shrunk again, each is that picture.",
     "calibrate": "Make the default sampler accurate for this model: plans for 4 to 50 evaluations, from the model's own trajectories.",
     "tune": "Learn the time grid and the step coefficients for small budgets, longer than `calibrate` does.",
     "codec-profile": "Make what the codec needs beside the model: its steps, and the network of its last stage, from training data.",

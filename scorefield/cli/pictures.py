@@ -17,6 +17,7 @@ from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
     from scorefield.data.images import Header, Kind
+    from scorefield.data.representation import Representation
     from scorefield.model import Model
 
 _KINDS: dict[tuple[str, int], Kind] = {("uint8", 1): "grey", ("uint8", 3): "colour", ("uint16", 1): "grey16"}
@@ -35,8 +36,8 @@ def read_image(model: Model, path: str, resize: bool = False) -> np.ndarray:
     Raises:
         UsageError: no such file, not an image, or another size, kind or range than the model's data have.
     """
-    _require_file(path)
-    array = _array(path) if path.lower().endswith(".npy") else _decoded(model, path, resize)
+    require_file(path)
+    array = array_of(path) if path.lower().endswith(".npy") else decoded(model.config.representation, path, resize)
     return _checked(model, array, path)
 
 
@@ -78,9 +79,9 @@ def read_mask(model: Model, path: str, *, resize: bool = False, threshold: float
     Raises:
         UsageError: another size, colours, or more than two values and no threshold.
     """
-    _require_file(path)
+    require_file(path)
     size = picture_shape(model)
-    values = _array(path) if path.lower().endswith(".npy") else _grey(path)
+    values = array_of(path) if path.lower().endswith(".npy") else _grey(path)
     white = _as_white(values, path, threshold)
     if white.shape != size and resize and white.ndim == len(size) == 2:
         from scorefield.data.images import resized
@@ -105,16 +106,18 @@ def _is_one_example(model: Model, source: str) -> bool:
 
     suffix = os.path.splitext(source)[1].lower()
     if suffix == ".npy" and os.path.isfile(source):
-        return _array(source).shape == _own_shape(model)
+        return array_of(source).shape == _own_shape(model)
     return suffix in SUFFIXES
 
 
-def _require_file(path: str) -> None:
+def require_file(path: str) -> None:
+    """Refuse a file that is not there. Raises UsageError."""
     if not os.path.isfile(path):
         raise UsageError(f"no file '{path}'; give an image (.png, .jpg, …) or a .npy file")
 
 
-def _array(path: str) -> np.ndarray:
+def array_of(path: str) -> np.ndarray:
+    """The array of a .npy file. Raises UsageError."""
     from scorefield.data.arrays import read_npy
 
     return read_npy(Path(path), any_values=True)
@@ -123,25 +126,23 @@ def _array(path: str) -> np.ndarray:
 # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _decoded(model: Model, path: str, resize: bool) -> np.ndarray:
-    """The pixels of an image file as the model lays them out."""
-    representation = model.config.representation
-    channels = representation.shape[0]
+def decoded(representation: Representation, path: str, resize: bool = False) -> np.ndarray:
+    """The pixels of an image file as a representation lays them out. Raises UsageError."""
+    channels, size = representation.shape[0], representation.shape[1:]
     kind = _KINDS.get((representation.dtype, channels))
     if representation.layout != "image" or kind is None:
         raise UsageError(
-            f"{path}: the model is of {representation.dtype} data of shape {_own_shape(model)}, which image files do not hold; give a .npy file"
+            f"{path}: {representation.dtype} data of shape {representation.shape} are wanted, which image files do not hold; give a .npy file"
         )
-    size = _required_size(model, path, resize)
-    pixels, header = _pixels(path, kind, size)
+    pixels, header = _pixels(path, kind, _required_size(size, path, resize))
     if channels == 1 and header.kind == "colour":
         pixels = _grey_of(pixels, path)
     return representation.own_layout(pixels[None])[0]
 
 
-def _required_size(model: Model, path: str, resize: bool) -> tuple[int, int] | None:
-    """What an image must be brought to, said aloud; None where it is of the model's size. Raises UsageError."""
-    wanted, found = picture_shape(model), _header(path)
+def _required_size(wanted: tuple[int, ...], path: str, resize: bool) -> tuple[int, int] | None:
+    """What an image must be brought to, said aloud; None where it is of that size. Raises UsageError."""
+    found = header_of(path)
     if (found.height, found.width) == wanted:
         return None
     got = _words((found.height, found.width))
@@ -153,7 +154,8 @@ def _required_size(model: Model, path: str, resize: bool) -> tuple[int, int] | N
     return wanted[0], wanted[1]
 
 
-def _header(path: str) -> Header:
+def header_of(path: str) -> Header:
+    """What an image file says of itself. Raises UsageError."""
     from scorefield.data.images import ImageError, read_header, strict_pillow
 
     try:
@@ -167,7 +169,7 @@ def _pixels(path: str, kind: Kind, size: tuple[int, int] | None = None) -> tuple
     """(C, H, W), an image in colour staying so whatever is wanted."""
     from scorefield.data.images import ImageError, decode, strict_pillow
 
-    header = _header(path)
+    header = header_of(path)
     if kind == "grey16" and header.kind != "grey16":
         raise UsageError(f"{path} is not a grey image of 16 bits, which the model's data are; give such a one, or .npy")
     try:

@@ -63,11 +63,41 @@ class Measurement:
             x: (b, *d).
             variance: r² > 0: a float, or a (b,) tensor.
         """
-        operator, ratio = self.operator, self.noise**2 / variance
+        return self.corrected_by(x, self.noise**2 / variance)
+
+    def corrected_by(self, x: Float[Tensor, "b *d"], ratio: Time) -> Float[Tensor, "b *d"]:
+        """Aᵀ (A Aᵀ + ρ I)⁻¹ (y − A x), by ρ = σ_y²/r² itself: a float, or a (b,) tensor; 0 is A⁺ (y − A x)."""
+        operator = self.operator
         if not isinstance(operator, Decomposed):
             return operator.adjoint(self._solved(self.residual(x), 1.0, ratio))
         z = operator.measured_spectrum(self.y.to(x)) - operator.singular_values.to(x) * operator.to_spectrum(x)
         return operator.from_spectrum(self._gain(along_batch(ratio, x), x) * z)
+
+    @property
+    def rank(self) -> int:
+        """How many numbers are measured: singular values above 0; all of y where they are not known."""
+        if isinstance(self.operator, Decomposed):
+            return int((self.operator.singular_values > 0.0).sum())
+        return math.prod(self.operator.measured_shape)
+
+    def reached(self, v: Float[Tensor, "b *m"]) -> Float[Tensor, "b *m"]:
+        """v without what A cannot reach: U Uᵀ v on singular values above 0; v itself where they are not known."""
+        operator = self.operator
+        if not isinstance(operator, Decomposed):
+            return v
+        values = operator.singular_values.to(v)
+        cutoff = _CUTOFF * values.max() if self.noise == 0.0 else 0.0
+        return operator.from_measured_spectrum(torch.where(values > cutoff, operator.measured_spectrum(v), 0.0))
+
+    def weighed(self, v: Float[Tensor, "b *m"], variance: Time) -> Float[Tensor, "b *m"]:
+        """(r² A Aᵀ + σ_y² I)⁻¹ v on what A reaches."""
+        operator = self.operator
+        if not isinstance(operator, Decomposed):
+            return self._solved(v, variance, self.noise**2)
+        values = operator.singular_values.to(v)
+        cutoff = _CUTOFF * values.max() if self.noise == 0.0 else 0.0
+        total = torch.where(values > cutoff, along_batch(variance, v) * values**2 + self.noise**2, math.inf)
+        return operator.from_measured_spectrum(operator.measured_spectrum(v) / total)
 
     def log_likelihood(self, x: Float[Tensor, "b *d"], variance: Time = 0.0) -> Float[Tensor, " b"]:
         """log N(y; A x, r² A Aᵀ + σ_y² I) in nats, up to a constant of r²; what A cannot reach is left out.

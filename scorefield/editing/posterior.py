@@ -14,6 +14,7 @@ from typing import Any, ClassVar, final
 
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
+from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.samplers import Sampler
 from scorefield.shapes import Float, Tensor
@@ -72,3 +73,12 @@ class Posterior(Denoiser):
     def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
         """E[x₀ | x_t, y] as the method has it  (M42)."""
         return replace(self.method.answer(self.denoiser, self.measurement, x_t, t, condition), x_t=x_t)
+
+
+def measured(denoiser: Denoiser, sampler: str) -> Posterior:
+    """The denoiser as the `Posterior` that it must be for a sampler of a method's own. Raises UsageError for another."""
+    if not isinstance(denoiser, Posterior):
+        raise UsageError(
+            f"{sampler} takes the measurement from the denoiser, and {type(denoiser).__name__} carries none; wrap it: Posterior(denoiser, measurement, method), outermost"
+        )
+    return denoiser

@@ -1,0 +1,130 @@
+r"""RePaint: replacement, and every part of the way walked several times  (Lugmayr et al. 2022).
+
+    down from t to s by any sampler,   x_t = α_{t|s} x_s + σ_{t|s} z   (M4),   and down again
+
+What replacement put beside the prior's own part at s is noised together and denoised together, so that the one comes to fit the
+other: a Gibbs-like chain whose bias, replacement's, falls with the repeats. The samplers' `Restart` goes up in a few intervals of σ/α
+with Heun's steps of its own, to forget a solver's errors; here the whole way is repeated, part by part, in the inner
+sampler's steps and times, the last part too, to forget how the measurement was first met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
+
+from scorefield.denoisers import Denoiser, Prediction
+from scorefield.editing.measurement import Measurement
+from scorefield.editing.methods.replacement import Replacement
+from scorefield.editing.posterior import Method
+from scorefield.errors import UsageError
+from scorefield.paths import Path
+from scorefield.samplers import Ancestral, Grid, Sampler, State
+from scorefield.samplers.base import Draw
+from scorefield.samplers.churn import forward
+from scorefield.samplers.grids import Native
+from scorefield.shapes import Float, Tensor
+
+
+@final
+@dataclass(frozen=True)
+class RePaint(Method):
+    """D' = D + A⁺ (y − A D), walked by `Resampled`: `repeats` evaluations a step of the inner sampler  (M42; Lugmayr et al. 2022, algorithm 1).
+
+    Attributes:
+        jump: how many steps are walked before going up again.
+        repeats: how often each part is walked; 1 is replacement.
+
+    Raises:
+        UsageError: settings that are no such numbers.
+    """
+
+    jump: int = 10
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        _check(self.jump, self.repeats)
+
+    def answer(
+        self,
+        denoiser: Denoiser,
+        measurement: Measurement,
+        x_t: Float[Tensor, "b *d"],
+        t: float | Float[Tensor, " b"],
+        condition: Any = None,
+    ) -> Prediction:
+        """D + A⁺ (y − A D)."""
+        return Replacement().answer(denoiser, measurement, x_t, t, condition)
+
+    def sampler(self, inner: Sampler) -> Sampler:
+        """The inner sampler, its way walked in parts."""
+        return Resampled(inner.steps, inner.grid, inner, self.jump, self.repeats)
+
+
+@final
+@dataclass(frozen=True)
+class Resampled(Sampler):
+    """Any sampler with its way cut into parts of `jump` steps, each walked `repeats` times  (M4; Lugmayr et al. 2022, section 4.2).
+
+    Attributes:
+        steps: K of the way.
+        grid: its times.
+        inner: who walks the parts; its own steps and grid do not count.
+        jump: steps of a part; the last may have fewer.
+        repeats: how often each is walked.
+    """
+
+    steps: int = 100
+    grid: Grid = field(default_factory=Native)
+    inner: Sampler = field(default_factory=Ancestral)
+    jump: int = 10
+    repeats: int = 10
+    order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.jump, self.repeats)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the inner sampler is, and no part is repeated."""
+        return self.repeats == 1 and self.inner.is_deterministic
+
+    def evaluations(self) -> int | None:
+        """`repeats` times the inner sampler's, where those are as many for each step; else None."""
+        one, two, all_steps = (replace(self.inner, steps=steps).evaluations() for steps in (1, 2, self.steps))
+        if one is None or two is None or all_steps is None or two != 2 * one:
+            return None
+        return self.repeats * all_steps
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        x: Float[Tensor, "b *d"],
+        times: Sequence[float],
+        draw: Draw,
+        condition: Any = None,
+    ) -> Iterator[State]:
+        """Each part down, and up and down again."""
+        asked = 0
+        for first in range(0, len(times) - 1, self.jump):
+            part = times[first : first + self.jump + 1]
+            for turn in range(self.repeats):
+                if turn:
+                    scale, std = _upwards(denoiser.path, part[-1], part[0])
+                    x = (x * scale).add_(draw(x), alpha=std)
+                before = asked
+                for state in self.inner.walk(denoiser, x, part, draw, condition):
+                    x, asked = state.x, before + state.evaluations
+                    yield replace(state, evaluations=asked)
+
+
+def _upwards(path: Path, s: float, t: float) -> tuple[float, float]:
+    """(α_{t|s}, σ_{t|s}), from data too."""
+    return forward(path, s, t) if s > 0.0 else (path.alpha(t), path.sigma(t))
+
+
+def _check(jump: int, repeats: int) -> None:
+    if jump < 1 or repeats < 1:
+        raise UsageError(f"RePaint needs jump ≥ 1 and repeats ≥ 1 (1 is plain replacement), got {jump} and {repeats}")

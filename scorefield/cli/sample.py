@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chosen_sampler
 from scorefield.cli.common import (
     Command,
     as_file,
@@ -22,10 +23,9 @@ from scorefield.cli.common import (
     set_threads,
 )
 from scorefield.cli.conditions import conditions_of
-from scorefield.errors import UsageError, unknown_name
+from scorefield.errors import UsageError
 from scorefield.paths import Discrete
-from scorefield.records import by_kind, from_plain, kind_of, to_plain
-from scorefield.samplers import GRIDS, SAMPLERS
+from scorefield.records import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from scorefield.samplers import Sampler, State
 
 _FILM_FRAMES = 40
-_SAMPLERS, _GRIDS = (", ".join(sorted(map(kind_of, kinds))) for kinds in (SAMPLERS, GRIDS))
-_OWN_OPTIONS = ("steps", "grid", "eta", "order", "variance")
-_NOT_SET = ("kind", "calibration")
 _MOST_SAMPLES = 100_000_000
 _LAST_SAMPLE = 1 << 62
 
@@ -57,7 +54,7 @@ class SampleCommand(Command):
     """How many."""
 
     sampler: Annotated[
-        str | None, tyro.conf.arg(help=f"{_SAMPLERS}; the model's own without it. Hyphens are free: uni-pc.")
+        str | None, tyro.conf.arg(help=f"{SAMPLER_NAMES}; the model's own without it. Hyphens are free: uni-pc.")
     ] = None
 
     steps: int | None = None
@@ -69,7 +66,7 @@ class SampleCommand(Command):
     order: int | None = None
     """The order of a multistep sampler."""
 
-    grid: Annotated[str | None, tyro.conf.arg(help=f"Where the steps are: {_GRIDS}.")] = None
+    grid: Annotated[str | None, tyro.conf.arg(help=f"Where the steps are: {GRID_NAMES}.")] = None
 
     variance: str | None = None
     """The ancestral sampler's: small, large, or learned where the model has learned it."""
@@ -88,6 +85,9 @@ class SampleCommand(Command):
 
     guidance: float | None = None
     """Scale of classifier-free guidance towards the class or condition: 1 is none; the model's own without it."""
+
+    temperature: float = 1.0
+    """What all noise is multiplied by: below 1 samples are more typical and less varied."""
 
     seed: int = 0
     """Sample k of a seed is the same whatever -n and --batch are."""
@@ -163,12 +163,8 @@ class SampleCommand(Command):
 
     def chosen(self, default: Sampler) -> Sampler:
         """The sampler that the options describe, starting from the model's own. Raises UsageError."""
-        from scorefield.training.configuration import parse_settings
-
-        kind = type(default) if self.sampler is None else by_kind(SAMPLERS, _plain_name(self.sampler), "sampler")
-        options = {name: getattr(self, name) for name in _OWN_OPTIONS}
-        given = {name: value for name, value in options.items() if value is not None}
-        return _with_options(default if isinstance(default, kind) else kind(), given | parse_settings(self.settings))
+        own = {name: getattr(self, name) for name in OWN_OPTIONS}
+        return chosen_sampler(default, self.sampler, own, self.settings)
 
     def _draw(self, model: Model, sampler: Sampler) -> int:
         """Write the samples; how often the denoiser was asked for one of them at most."""
@@ -201,7 +197,10 @@ class SampleCommand(Command):
         """The last state of the batch that begins so many samples after the first, and its classes or conditions."""
         size, first = min(self.batch, self.count - start), self.first + start
         labels = model.labels(self.seed, first, size, wanted)
-        *_, last = model.trajectory(size, sampler=sampler, seed=self.seed, labels=labels, first=first)
+        states = model.trajectory(
+            size, sampler=sampler, seed=self.seed, labels=labels, temperature=self.temperature, first=first
+        )
+        *_, last = states
         return last, labels
 
     def _film(self, model: Model, sampler: Sampler) -> int:
@@ -209,48 +208,13 @@ class SampleCommand(Command):
         states = _Thinned()
         labels = model.labels(self.seed, self.first, self.count, self._wanted(model))
         sampler = sampler if self.steps is not None else _slowed(sampler, model.config.path)
-        for state in model.trajectory(self.count, sampler=sampler, seed=self.seed, labels=labels, first=self.first):
+        options: dict[str, Any] = {"labels": labels, "temperature": self.temperature, "first": self.first}
+        for state in model.trajectory(self.count, sampler=sampler, seed=self.seed, **options):
             states.add(state)
-        start = model.noise(self.count, seed=self.seed, first=self.first) / model.config.path.prior_std
+        scale = self.temperature / model.config.path.prior_std
+        start = model.noise(self.count, seed=self.seed, first=self.first) * scale
         _write(self.out, _film_of(model, start, states.spread(_FILM_FRAMES - 1)))
         return states.last.evaluations
-
-
-def _plain_name(name: str) -> str:
-    """A name without hyphens: `uni-pc` is unipc."""
-    return name.replace("-", "").replace("_", "")
-
-
-def _with_options(sampler: Sampler, options: Mapping[str, Any]) -> Sampler:
-    """A sampler with options by name: its own fields, the grid by its name, the grid's fields as `grid.rho`. Raises UsageError."""
-    from scorefield.model_config import KINDS
-    from scorefield.samplers import Sampler
-
-    plain = to_plain(sampler)
-    for name, value in options.items():
-        _set(plain, name, value)
-    return from_plain(Sampler, plain, KINDS)  # type: ignore[type-abstract]
-
-
-def _set(plain: dict[str, Any], name: str, value: Any) -> None:
-    """Put an option at its name. Raises UsageError: no such option, with those there are."""
-    owner, _, inner = name.partition(".")
-    place = plain["grid"] if owner == "grid" and inner else plain
-    last = inner if place is not plain else name
-    if last not in place or last in _NOT_SET:
-        raise _unknown_option(plain, name)
-    is_grid = place is plain and last == "grid" and isinstance(value, str)
-    place[last] = to_plain(by_kind(GRIDS, _plain_name(value), "grid")()) if is_grid else value
-
-
-def _unknown_option(plain: Mapping[str, Any], name: str) -> UsageError:
-    """Names what the sampler and its grid have, as they are written on the command line."""
-    known = [field for field in plain if field not in _NOT_SET]
-    inner = [f"grid.{field}" for field in plain["grid"] if field not in _NOT_SET]
-    if name not in _OWN_OPTIONS:
-        return unknown_name(f"option of the sampler {plain['kind']}", name, [*known, *inner])
-    has = [f"--{field}" if field in _OWN_OPTIONS else f"--set {field}=…" for field in (*known, *inner)]
-    return UsageError(f"the sampler {plain['kind']} has no --{name}; it has {', '.join(has)}")
 
 
 def _extension(out: str) -> str:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, cast, final
 
 from scorefield.denoisers import Denoiser
 from scorefield.denoisers.wrappers import Inpainting
 from scorefield.errors import UsageError
 from scorefield.paths import VP, Path
-from scorefield.samplers import Levels, Sampler, State
+from scorefield.samplers import Adaptive, Levels, Sampler, State
 from scorefield.shapes import Bool, Float, Generator, Tensor
 from scorefield.streams import NoiseSource, Shifted, noise_source
 
@@ -98,17 +98,18 @@ class SDEdit:
         Raises:
             UsageError: no source of noise, or a sampler that does not fit the path.
         """
-        source, path, x, asked = noise_source(generator), denoiser.path, guide, 0
-        if source is None:
-            raise UsageError("an edit noises its guide; pass generator= (a torch.Generator or SampleStreams)")
+        source, path, x, asked = cast("NoiseSource", noise_source(generator)), denoiser.path, guide, 0
         t = time_of_strength(path, self.strength)
         if t == 0.0:
             return
         told = denoiser if changes is None else Inpainting(denoiser, guide, ~changes)
         walker = share_below(sampler, path, t)
+        if isinstance(walker, Adaptive):
+            walker = replace(walker, compact=False)  # what is known belongs to each sample
+        begins = walker.times(path, t)[0]  # a grid such as Leading begins a little below
         for number in range(self.repeats):
             noise = Shifted(source, number * _APART)
-            x_t = self._start(path, t, x, guide, changes, noise.normal(guide, 0))
+            x_t = self._start(path, begins, x, guide, changes, noise.normal(guide, 0))
             for state in walker.trajectory(told, x_t, generator=noise, start=t, condition=condition):
                 x = state.x
                 yield replace(state, evaluations=asked + state.evaluations)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scorefield.denoisers.base import Denoiser, EnergyDenoiser, Prediction
+from scorefield.denoisers.composition import (
+    Conditioned,
+    ConditionedEnergy,
+    Product,
+    ProductEnergy,
+    Union,
+    conditioned,
+    negation,
+    product,
+    tempered,
+)
 from scorefield.denoisers.energy import NetworkEnergy
+from scorefield.denoisers.guidance import Autoguided, Classifier, ClassifierFree, Guided, MixtureClassifier
 from scorefield.denoisers.network import NetworkDenoiser
 from scorefield.denoisers.parameterisations import (
     PARAMETERISATIONS,
@@ -18,31 +30,45 @@ from scorefield.denoisers.parameterisations import (
     Score,
     Velocity,
 )
-from scorefield.denoisers.wrappers import Centred, CentredEnergy, ClassifierFree, Clipped
+from scorefield.denoisers.wrappers import Centred, CentredEnergy, Clipped, Inpainting
 
 if TYPE_CHECKING:
     from scorefield.denoisers.gaussian_mixture import GaussianMixture
 
 __all__ = [
     "PARAMETERISATIONS",
+    "Autoguided",
     "Centred",
     "CentredEnergy",
+    "Classifier",
     "ClassifierFree",
     "Clipped",
+    "Conditioned",
+    "ConditionedEnergy",
     "Data",
     "Denoiser",
     "Energy",
     "EnergyDenoiser",
     "GaussianMixture",
+    "Guided",
+    "Inpainting",
+    "MixtureClassifier",
     "NetworkDenoiser",
     "NetworkEnergy",
     "Noise",
     "Parameterisation",
     "Preconditioned",
     "Prediction",
+    "Product",
+    "ProductEnergy",
     "RectifiedVelocity",
     "Score",
+    "Union",
     "Velocity",
+    "conditioned",
+    "negation",
+    "product",
+    "tempered",
 ]
 
 

@@ -107,6 +107,16 @@ class GaussianMixture(EnergyDenoiser):
         offsets = parts.means - mean[:, None, :]
         return within + torch.einsum("bk,bkd,bkf->bdf", parts.responsibilities, offsets, offsets)
 
+    def log_joint(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        """log π_k N(x_t; α m_k, α² C_k + σ² I) exactly, in nats; float64."""
+        return self._components(x_t, t).log_joint
+
+    def given(self, components: Int[Tensor, " n"]) -> GaussianMixture:
+        """The law of the data given that their component is one of these: the weights scaled anew."""
+        return GaussianMixture(
+            self.path, self.weights[components], self.means[components], self.covariances[components]
+        )
+
     def log_density(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """log p_t(x_t) exactly, in nats; float64. At t = 0 it is the density of the data."""
         return self._components(x_t, t).log_joint.logsumexp(-1)
@@ -132,3 +142,42 @@ class GaussianMixture(EnergyDenoiser):
     def draw_components(self, count: int, generator: Generator | None = None) -> Int[Tensor, " count"]:
         """Draw the components' indices by their weights."""
         return torch.multinomial(self._log_weights.exp(), count, replacement=True, generator=generator)
+
+    def times(self, other: GaussianMixture, exponent: float = 1.0) -> GaussianMixture:
+        """The normalised product p q^w of this law of the data and another's, again a mixture: one component for each pair.
+
+        N(m, C) N(n, B)^w ∝ N(μ, P⁻¹) with P = C⁻¹ + w B⁻¹ and P μ = C⁻¹ m + w B⁻¹ n; only one Gaussian's power is a Gaussian.
+
+        Args:
+            other: q.
+            exponent: w; negative to divide by q.
+
+        Raises:
+            UsageError: a power of several components, or a product that cannot be normalised.
+        """
+        if exponent != 1.0 and len(other.weights) > 1:
+            raise UsageError(
+                f"the power {exponent} of a mixture of {len(other.weights)} is no mixture; take a power of one Gaussian, or exponent=1"
+            )
+        (mine, at), (theirs, to) = (
+            (world.covariances.double().inverse(), world.means.double()) for world in (self, other)
+        )
+        precision = mine[:, None] + exponent * theirs[None]
+        if float(torch.linalg.eigvalsh(precision).min()) <= 0.0:
+            raise UsageError(
+                "this quotient cannot be normalised: it does not fall in every direction; divide by what is wider"
+            )
+        pulls = [(matrix @ place[:, :, None])[..., 0] for matrix, place in ((mine, at), (theirs, to))]
+        pull = pulls[0][:, None] + exponent * pulls[1][None]
+        means = torch.linalg.solve(precision, pull)
+        own, others = (
+            (pull * place).sum(-1) - matrix.logdet()
+            for pull, place, matrix in zip(pulls, (at, to), (mine, theirs), strict=True)
+        )
+        exponents = -0.5 * (own[:, None] + exponent * others[None] + precision.logdet() - (means * pull).sum(-1))
+        joint = (self._log_weights[:, None] + other._log_weights[None] + exponents).flatten()
+        covariances = precision.inverse()
+        kept = (joint - joint.logsumexp(0)).exp().clamp_min(1e-300)
+        return GaussianMixture(
+            self.path, kept, means.flatten(0, 1), (0.5 * (covariances + covariances.mT)).flatten(0, 1)
+        )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from scorefield.arithmetic import Time, along_batch, is_number
+from scorefield.arithmetic import along_batch
 from scorefield.denoisers.base import Denoiser, EnergyDenoiser, Prediction
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -15,7 +14,9 @@ from scorefield.shapes import Bool, Float, Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class _Wrapper(Denoiser, ABC):
+class Wrapper(Denoiser, ABC):
+    """A denoiser around another one, on the same path."""
+
     denoiser: Denoiser
 
     @property
@@ -26,7 +27,7 @@ class _Wrapper(Denoiser, ABC):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Clipped(_Wrapper):
+class Clipped(Wrapper):
     """D held within the range of the data, as DDPM samples  (Ho et al. 2020, section 3.2; their code's `clip_denoised`)."""
 
     low: float = -1.0
@@ -44,7 +45,7 @@ class Clipped(_Wrapper):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Centred(_Wrapper):
+class Centred(Wrapper):
     """A denoiser of data with mean m from one of centred data:  D(x_t, t) = m + D₀(x_t − α m, t).
 
     With EDM's preconditioning and a network that answers zero this is the best linear denoiser, E[x₀ | x_t] of a Gaussian
@@ -85,7 +86,7 @@ class CentredEnergy(EnergyDenoiser):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Inpainting(_Wrapper):
+class Inpainting(Wrapper):
     """A denoiser that is told a part of x₀:  D' = x_g where it is known, D elsewhere  (M42, M44).
 
     Where D' = x_g, any sampler's step is that of q(x_s | x_t, x₀ = x_g), of DDIM's family (M22), which keeps the marginal: if that part
@@ -105,42 +106,3 @@ class Inpainting(_Wrapper):
         """Predict x₀, and put what is known in its place."""
         prediction = self.denoiser(x_t, t, condition)
         return replace(prediction, x0=self.known.to(x_t).where(self.keep.to(x_t.device), prediction.x0))
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ClassifierFree(_Wrapper):
-    """Classifier-free guidance:  D = D_∅ + w (D_y − D_∅)  (M42; Ho & Salimans 2022, eq. 6, in the denoiser).
-
-    w = 1 is the conditional denoiser itself; a larger w draws what is more typical of the class, and less varied. Both
-    questions are one batch of twice the size; without a condition nothing is guided. A learned variance is the label's.
-
-    Attributes:
-        denoiser: trained with its labels dropped now and then.
-        null_label: what means "no label"; NaN where the condition is numbers.
-        scale: w.
-    """
-
-    null_label: int | float = 0
-    scale: float = 1.5
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.scale < math.inf:
-            raise UsageError(f"ClassifierFree needs a scale ≥ 0 (1 is no guidance), got {self.scale}")
-
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
-        """Predict x₀ with and without the label, and go on from the one through the other."""
-        if condition is None or self.scale == 1.0:
-            return self.denoiser(x_t, t, condition)
-        labels = condition.new_full(condition.shape, self.null_label)
-        times: Time = t if is_number(t) else _twice(t, t)
-        both = self.denoiser(_twice(x_t, x_t), times, _twice(condition, labels))
-        guided, free = both.x0[: len(x_t)], both.x0[len(x_t) :]
-        mix = None if both.variance_mix is None else both.variance_mix[: len(x_t)]
-        return Prediction(free.lerp(guided, self.scale), x_t, t, self.path, mix)
-
-
-def _twice(first: Time, second: Time) -> Tensor:
-    import torch
-
-    return torch.cat([first, second])

@@ -2,7 +2,8 @@ r"""Langevin dynamics: draws from p_t by its score alone, at one level or down a
 
     (M32)  x ← x + (ε/2) ŝ(x) + √ε z            unadjusted (ULA); its law is off by O(ε)
            accepted with probability min(1, e^{E(x) − E(x')} q(x | x')/q(x' | x))      Metropolis-adjusted (MALA); exact
-    (M33)  at each σ from σ_max to σ_min, T times:  x ← x + a ŝ + √(2a) z,  a = ϵ σ²/σ_min²;  at last x = D
+    (M33)  at each σ from σ_max to σ_min, T times:  x ← x + a ŝ + √(2a) z,  a = ϵ σ²/σ_min²;  at last x = D;
+           adjusted in the same way, or not
 
 ∇² log p_t ⪰ −I/σ_t², whatever the data: in units of σ_t² a step has one meaning at every level of every path, and below
 ε = 4 (a = 2) it cannot diverge.
@@ -16,27 +17,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, final
 
-from scorefield.arithmetic import along_batch, per_sample_sum
-from scorefield.denoisers.base import Denoiser, EnergyDenoiser
+from scorefield.denoisers.base import Denoiser
 from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.samplers.base import Draw, Sampler, State, marginal
 from scorefield.samplers.grids import Grid, LogSNR, Native
+from scorefield.samplers.moves import Place, chain, langevin_row, moved, require_energy
 from scorefield.samplers.noise_levels import relative_step
 from scorefield.samplers.single_step import Row
 from scorefield.shapes import Float, Tensor
-
-
-@lru_cache(maxsize=4096)
-def langevin_row(path: Path, t: float, u: float) -> Row:
-    """x + a ŝ + √(2a) z with a = u σ², as x' = (1 − u) x + u α D + σ √(2u) z  (M32, M33)."""
-    alpha, sigma = marginal(path, t)
-    return Row(1.0 - u, u * alpha, sigma * math.sqrt(2.0 * u))
-
-
-def moved(row: Row, x: Float[Tensor, "b *d"], x_0: Float[Tensor, "b *d"], noise: Tensor) -> Float[Tensor, "b *d"]:
-    """x' = a x + b D + c z."""
-    return (row.a * x).add_(x_0, alpha=row.b).add_(noise, alpha=row.c)
 
 
 @final
@@ -91,9 +80,9 @@ class Langevin(Sampler):
     ) -> Iterator[State]:
         """K − 1 moves at the chain's time, and the step to the end of `times`  (M32)."""
         t, end, moves = self._level(denoiser.path, times), times[-1], len(times) - 2
-        chain = self._adjusted if self.metropolis else self._unadjusted
+        walked = self._adjusted if self.metropolis else self._unadjusted
         state = None
-        for state in chain(denoiser, x, t, moves, draw, condition):
+        for state in walked(denoiser, x, t, moves, draw, condition):
             yield state
             x = state.x
         if state is None or not self.metropolis:
@@ -125,55 +114,10 @@ class Langevin(Sampler):
         self, denoiser: Denoiser, x: Tensor, t: float, moves: int, draw: Draw, condition: Any
     ) -> Iterator[State]:
         """Propose by a Langevin step, and keep what Metropolis and Hastings keep."""
-        if not isinstance(denoiser, EnergyDenoiser):
-            raise UsageError(
-                f"Langevin with metropolis=true compares energies, and {type(denoiser).__name__} has none; set metropolis=false, or use a model trained with parameterisation=energy"
-            )
-        row = langevin_row(denoiser.path, t, 0.5 * self.step_size)
-        here = _Place.of(denoiser, x, t, condition)
-        taken = here.energy.new_zeros(len(x))
-        for k in range(1, moves + 1):
-            there = _Place.of(denoiser, moved(row, here.x, here.x_0, draw(here.x)), t, condition)
-            log_ratio = here.energy - there.energy + _log_proposal(row, there, here) - _log_proposal(row, here, there)
-            accepted = _log_uniform(draw, here.x) < log_ratio
-            here = here.replaced(there, accepted)
-            taken = taken + accepted.double()
-            yield State(t, here.x, here.x_0, 2 * k + 2, {"accepted": accepted, "acceptance": taken / k})
-
-
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Where a chain is: x, D(x) and E(x)."""
-
-    x: Tensor
-    x_0: Tensor
-    energy: Tensor
-
-    @classmethod
-    def of(cls, denoiser: EnergyDenoiser, x: Tensor, t: float, condition: Any) -> _Place:
-        return cls(x, denoiser(x, t, condition).x0, denoiser.energy(x, t, condition).double())
-
-    def replaced(self, other: _Place, accepted: Tensor) -> _Place:
-        """The other place for those samples that accepted it."""
-        wide = along_batch(accepted, self.x).bool()
-        return _Place(
-            other.x.where(wide, self.x),
-            other.x_0.where(wide, self.x_0),
-            other.energy.where(accepted, self.energy),
-        )
-
-
-def _log_proposal(row: Row, origin: _Place, goal: _Place) -> Tensor:
-    """log q(goal | origin) up to its constant, −‖x' − (a x + b D)‖²/2c²; float64."""
-    away = goal.x.double().sub(origin.x, alpha=row.a).sub_(origin.x_0, alpha=row.b)
-    return per_sample_sum(away.square()) / (-2.0 * row.c**2)
-
-
-def _log_uniform(draw: Draw, x: Tensor) -> Tensor:
-    """(b,) logarithms of uniform numbers, by the cdf of one normal a sample; float64."""
-    import torch
-
-    return torch.special.log_ndtr(draw(x.flatten(1)[:, 0]).double())
+        known = require_energy("Langevin with metropolis=true", denoiser, "set metropolis=false")
+        start = Place.of(known, x, t, condition)
+        for place in chain(known, start, t, 0.5 * self.step_size, moves, draw, condition):
+            yield State(t, place.x, place.x_0, 2 * place.moves + 2, place.info)
 
 
 @lru_cache(maxsize=4096)
@@ -207,6 +151,8 @@ class AnnealedLangevin(Sampler):
         epsilon: ϵ, below 2 σ_min²; NCSN's is 2e-5 for its σ_min = 0.01. None is the one that NCSNv2's closed form gives for
             these levels (M34).
         denoise: whether the walk ends with D, the mean of the data given the last x (Jolicoeur-Martineau et al. 2020).
+        metropolis: whether moves are accepted or refused by the energy, which the denoiser must then have: every level's law is
+            then left exactly as it is. A state's `info` has `accepted` (b,) of its move and `acceptance` (b,), the share at its level.
     """
 
     steps: int = 10
@@ -214,6 +160,7 @@ class AnnealedLangevin(Sampler):
     inner_steps: int = 100
     epsilon: float | None = None
     denoise: bool = True
+    metropolis: bool = False
     order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -229,7 +176,9 @@ class AnnealedLangevin(Sampler):
         return False
 
     def evaluations(self) -> int:
-        """L T, and one to denoise."""
+        """L T, and one to denoise; 2 L (T + 1) with `metropolis`, which needs the energies too and knows D in the end."""
+        if self.metropolis:
+            return 2 * self.steps * (self.inner_steps + 1)
         return self.steps * self.inner_steps + self.denoise
 
     def relative_step(self, path: Path) -> float:
@@ -256,13 +205,38 @@ class AnnealedLangevin(Sampler):
         condition: Any = None,
     ) -> Iterator[State]:
         """T moves at every level; to an end that is not data, at that end too and not at the start, whose law x has  (M33)."""
-        u, asked, t = self.relative_step(denoiser.path), 0, times[0]
-        for t in times[:-1] if times[-1] == 0.0 else times[1:]:
+        levels = times[:-1] if times[-1] == 0.0 else times[1:]
+        walked = self._adjusted if self.metropolis else self._unadjusted
+        state = None
+        for state in walked(denoiser, x, levels, draw, condition):
+            yield state
+        if state is None or times[-1] != 0.0 or not self.denoise:
+            return
+        if self.metropolis:
+            yield State(0.0, state.x0, state.x0, state.evaluations, state.info)
+        else:
+            x_0 = denoiser(state.x, state.t, condition).x0
+            yield State(0.0, x_0, x_0, state.evaluations + 1)
+
+    def _unadjusted(
+        self, denoiser: Denoiser, x: Tensor, levels: Sequence[float], draw: Draw, condition: Any
+    ) -> Iterator[State]:
+        u, asked = self.relative_step(denoiser.path), 0
+        for t in levels:
             row = langevin_row(denoiser.path, t, u)
             for _ in range(self.inner_steps):
                 x_0, asked = denoiser(x, t, condition).x0, asked + 1
                 x = moved(row, x, x_0, draw(x))
                 yield State(t, x, x_0, asked)
-        if times[-1] == 0.0 and self.denoise:
-            x_0 = denoiser(x, t, condition).x0
-            yield State(0.0, x_0, x_0, asked + 1)
+
+    def _adjusted(
+        self, denoiser: Denoiser, x: Tensor, levels: Sequence[float], draw: Draw, condition: Any
+    ) -> Iterator[State]:
+        """The same moves, each with its Metropolis test; a level's law is another one, so energies are asked for anew there."""
+        known = require_energy("AnnealedLangevin with metropolis=true", denoiser, "set metropolis=false")
+        u, asked = self.relative_step(known.path), 0
+        for t in levels:
+            start, asked = Place.of(known, x, t, condition), asked + 2
+            for place in chain(known, start, t, u, self.inner_steps, draw, condition):
+                x, asked = place.x, asked + 2
+                yield State(t, x, place.x_0, asked, place.info)

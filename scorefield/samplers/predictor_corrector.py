@@ -4,6 +4,7 @@ r"""Predictor–corrector samplers: a step of the reverse SDE, and Langevin step
     (M39)  correctors at time t, M times:  x ← x + ϵ ŝ + √(2ϵ) z
            langevin            ϵ = 2 c (r ‖z‖/‖ŝ‖)²
            annealed-langevin   ϵ = 2 c (r σ)²
+           metropolis          the same with c = 1, each move accepted or refused by the energy: p_t is left exactly as it is
            with c = α²_{t|s}: 1 for VE, 1 − β_i for VP
 
 The paper and its code take the norms' means over the batch. Here they are a sample's own, so that no picture depends on its
@@ -28,12 +29,12 @@ from scorefield.errors import UsageError, unknown_name
 from scorefield.paths import EDM, VE, VP, Discrete, Path, VPCosine
 from scorefield.samplers.base import Draw, Sampler, State, marginal
 from scorefield.samplers.grids import Grid, Native
-from scorefield.samplers.langevin import langevin_row, moved
+from scorefield.samplers.moves import Place, chain, langevin_row, moved, require_energy
 from scorefield.samplers.sde import euler_maruyama_row, reverse_diffusion_row
 from scorefield.samplers.single_step import Row, ancestral_row
 from scorefield.shapes import Float, Tensor
 
-CORRECTORS = ("langevin", "annealed-langevin", "none")
+CORRECTORS = ("langevin", "annealed-langevin", "metropolis", "none")
 
 
 def _euler_maruyama(path: Path, t: float, s: float) -> Row:
@@ -70,13 +71,14 @@ def _kept(path: Path, t: float, s: float) -> float:
 class PredictorCorrector(Sampler):
     """Any predictor with any corrector  (M38, M39; Song et al. 2021, algorithms 1–5).
 
-    The order is the predictor's; a corrector's own bias is O(r²), however many the steps.
+    The order is the predictor's; a corrector's own bias is O(r²), however many the steps, and none with `metropolis`.
+    With `metropolis` a state's `info` has `accepted` (b,) of the last move, and `acceptance` (b,), the share at its level.
 
     Attributes:
         steps: K.
         grid: the times.
         predictor: `reverse-diffusion`, `euler-maruyama`, `ancestral` or `none`.
-        corrector: `langevin`, `annealed-langevin` or `none`.
+        corrector: `langevin`, `annealed-langevin`, `metropolis` (for a denoiser with an energy) or `none`.
         snr: r, the corrector's signal-to-noise ratio; 0.16 is the paper's for VE on small images.
         corrector_steps: M.
     """
@@ -114,7 +116,12 @@ class PredictorCorrector(Sampler):
         return 0 if self.corrector == "none" else self.corrector_steps
 
     def evaluations(self) -> int:
-        """M at each time for the corrector and one for the predictor; without predictor, one to denoise at the end."""
+        """M at each time for the corrector and one for the predictor; without predictor, one to denoise at the end.
+
+        With `metropolis`, which needs the energies too and hands its D on to the predictor, 2 (M + 1) at each time.
+        """
+        if self.corrector == "metropolis":
+            return 2 * self.steps * (self.corrector_steps + 1)
         return self.steps * self._corrections + (1 if self.predictor == "none" else self.steps)
 
     def walk(
@@ -126,15 +133,29 @@ class PredictorCorrector(Sampler):
         condition: Any = None,
     ) -> Iterator[State]:
         """Correct at t, then predict from t to s  (M38, M39)."""
-        asked, x_0 = 0, x
+        asked, x_0, info = 0, x, None
         for t, s in pairwise(times):
-            for _ in range(self._corrections):
-                x_0, asked = denoiser(x, t, condition).x0, asked + 1
-                x = self._corrected(denoiser.path, x, x_0, (t, s), draw(x))
+            if self.corrector == "metropolis":
+                place = self._adjusted(denoiser, x, t, draw, condition)
+                x, x_0, info, asked = place.x, place.x_0, place.info, asked + 2 * (self.corrector_steps + 1)
+            else:
+                for _ in range(self._corrections):
+                    x_0, asked = denoiser(x, t, condition).x0, asked + 1
+                    x = self._corrected(denoiser.path, x, x_0, (t, s), draw(x))
+                if self.predictor != "none" or s == 0.0:
+                    x_0, asked = denoiser(x, t, condition).x0, asked + 1
             if self.predictor != "none" or s == 0.0:
-                x_0, asked = denoiser(x, t, condition).x0, asked + 1
                 x = x_0 if s == 0.0 else self._predicted(denoiser.path, x, x_0, (t, s), draw)
-            yield State(s, x, x_0, asked)
+            yield State(s, x, x_0, asked, info)
+
+    def _adjusted(self, denoiser: Denoiser, x: Tensor, t: float, draw: Draw, condition: Any) -> Place:
+        """M moves of Langevin with their Metropolis test  (M32, M39)."""
+        known = require_energy(
+            "PredictorCorrector with corrector='metropolis'", denoiser, "set corrector='annealed-langevin'"
+        )
+        start, u = Place.of(known, x, t, condition), 2.0 * self.snr**2
+        *_, last = chain(known, start, t, u, self.corrector_steps, draw, condition)
+        return last
 
     def _predicted(self, path: Path, x: Tensor, x_0: Tensor, step: tuple[float, float], draw: Draw) -> Tensor:
         """The predictor's step  (M38)."""

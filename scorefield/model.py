@@ -21,19 +21,21 @@ from scorefield.data.moments import Moments
 from scorefield.denoisers import (
     Centred,
     CentredEnergy,
-    ClassifierFree,
+    Classifier,
     Clipped,
     Denoiser,
     Energy,
     NetworkDenoiser,
     NetworkEnergy,
 )
+from scorefield.denoisers.guidance import Interval
 from scorefield.errors import RefusedFileError, UsageError, unknown_name
 from scorefield.likelihood import Measured, Method
 from scorefield.model_calibration import calibrate_model, read_calibration, save_calibration
 from scorefield.model_conditions import condition_rows, example, told, typical_rows
 from scorefield.model_config import ModelConfig
 from scorefield.model_folder import SafetensorsHeader, read_model, save_model
+from scorefield.model_guidance import Guides, with_autoguidance, with_classifier, with_guidance
 from scorefield.samplers import Calibrated, Calibration, Sampler, State
 from scorefield.streams import SampleStreams, Tempered
 
@@ -56,19 +58,25 @@ class Model:
         network: its weights.
         moments: mean, eigenvalues, eigenvectors and residual variance of the data in model space, by name.
         calibration: how the sampler `Calibrated` draws from it with few evaluations; None where it has not been calibrated.
+        guides: how it is guided beyond its configuration's scale.
     """
 
     config: ModelConfig
     network: nn.Module
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
+    guides: Guides = field(default_factory=Guides)
+
+    @property
+    def plain_denoiser(self) -> Denoiser:
+        """E[x₀ | x_t] in model space as the network has it: neither guided nor clipped."""
+        return make_denoiser(self.config, self.network)
 
     @property
     def denoiser(self) -> Denoiser:
         """E[x₀ | x_t] in model space, for any sampler or wrapper; guided and clipped where the model is to be."""
-        denoiser = make_denoiser(self.config, self.network)
-        if self.is_conditional and self.config.guidance != 1.0:
-            denoiser = ClassifierFree(denoiser, self._null, self.config.guidance)
+        scale = self.config.guidance if self.is_conditional else 1.0
+        denoiser = self.guides.around(self.plain_denoiser, self._null, scale)
         clips = self.config.clip and self.config.representation.levels is not None
         return Clipped(denoiser) if clips else denoiser
 
@@ -265,7 +273,8 @@ class Model:
         chosen = sampler or self.config.sampler
         if not isinstance(chosen, Calibrated) or chosen.calibration is not None or self.calibration is None:
             return chosen
-        fits = not self.is_conditional or self.calibration.guidance == self.config.guidance
+        same = not self.is_conditional or self.calibration.guidance == self.config.guidance
+        fits = same and self.guides.are_plain
         return replace(chosen, calibration=self.calibration) if fits else chosen
 
     def calibrated(self, calibration: Calibration | None = None, **options: Any) -> Model:
@@ -397,20 +406,47 @@ class Model:
         finally:
             self.network.train(training)
 
-    def with_guidance(self, scale: float) -> Model:
-        """The same model, drawn from with another scale of classifier-free guidance; 1 is none.
+    def with_guidance(self, scale: float, interval: Interval | None = None, rescale: float = 0.0) -> Model:
+        """The same model, drawn from with another scale of classifier-free guidance (M42); 1 is none.
+
+        Args:
+            scale: w.
+            interval: the noise-to-signal ratios σ/α at which there is guidance; everywhere where None.
+            rescale: φ, how far what is guided is brought back to the spread of what is not, 0 to 1.
 
         Raises:
             UsageError: the model has neither classes nor conditions, or the scale is impossible.
         """
-        if not self.is_conditional:
-            raise UsageError("this model was trained without classes, so there is nothing to guide; leave guidance out")
-        if self.config.always_conditioned and scale != 1.0:
-            raise UsageError(
-                f"guidance {scale:g} compares with the model without its condition, which this one was not trained to be (label_dropout=0); leave guidance out, or train with --set label_dropout=0.1"
-            )
-        ClassifierFree(make_denoiser(self.config, self.network), self._null, scale)
-        return replace(self, config=replace(self.config, guidance=scale))
+        return with_guidance(self, scale, interval, rescale)
+
+    def with_classifier(
+        self, classifier: Classifier, scale: float = 1.0, interval: Interval | None = None, told: bool = False
+    ) -> Model:
+        """The same model, guided by a classifier: D + w (σ²/α) ∇ log p(y | x_t)  (M42).
+
+        Args:
+            classifier: log p(y | x_t) on the model's path, such as `load_classifier` reads.
+            scale: w; 1 is Bayes' rule.
+            interval: the σ/α at which there is guidance; everywhere where None.
+            told: whether the network is told the class too, and its own guidance kept; it answers for all classes without.
+
+        Raises:
+            UsageError: the model has no classes, or was never without.
+        """
+        return with_classifier(self, classifier, scale, interval, told)
+
+    def with_autoguidance(self, guide: Model, scale: float = 1.5, interval: Interval | None = None) -> Model:
+        """The same model, led away from what a worse one answers: D_g + w (D − D_g), in place of other guidance.
+
+        Args:
+            guide: a smaller model of the same data, or an earlier checkpoint (`checkpoint_model`).
+            scale: w; 1 is none.
+            interval: the σ/α at which it is led; everywhere where None.
+
+        Raises:
+            UsageError: a guide of other data or on another path.
+        """
+        return with_autoguidance(self, guide, scale, interval)
 
     def to(self, device: str | torch.device) -> Model:
         """The model on another device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,6 @@ from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chos
 from scorefield.cli.common import (
     Command,
     as_file,
-    label_dropout,
     load_model,
     npz_bytes,
     print_json,
@@ -23,6 +22,7 @@ from scorefield.cli.common import (
     set_threads,
 )
 from scorefield.cli.conditions import conditions_of
+from scorefield.cli.guiding import Guidance
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete
 from scorefield.records import kind_of
@@ -83,8 +83,7 @@ class SampleCommand(Command):
     """For a model of conditions its numbers in the data's own units (--condition=-0.3,1.2 where the first is negative), or
     @FILE.npy with a row a sample; samples are unconditional without it."""
 
-    guidance: float | None = None
-    """Scale of classifier-free guidance towards the class or condition: 1 is none; the model's own without it."""
+    bent: Annotated[Guidance, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="")] = field(default_factory=Guidance)
 
     temperature: float = 1.0
     """What all noise is multiplied by: below 1 samples are more typical and less varied."""
@@ -111,7 +110,7 @@ class SampleCommand(Command):
         """Draw and write."""
         self._check()
         set_threads(self.threads)
-        model = self._guided(load_model(self.model, self.device))
+        model = self.bent.guided(load_model(self.model, self.device), self.model)
         sampler = self.chosen(model.config.sampler)
         sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
         evaluations = (self._film if _extension(self.out) == ".gif" else self._draw)(model, sampler)
@@ -128,16 +127,6 @@ class SampleCommand(Command):
                 }
             )
         return 0
-
-    def _guided(self, model: Model) -> Model:
-        """The model with the scale of guidance that was asked for. Raises UsageError."""
-        if self.guidance is None:
-            return model
-        if self.guidance != 1.0 and model.config.classes and label_dropout(self.model) == 0.0:
-            raise UsageError(
-                f"--guidance {self.guidance:g} compares with the model without a class, which this one was not trained to be (label_dropout=0); leave guidance out, or train with --set label_dropout=0.1"
-            )
-        return model.with_guidance(self.guidance)
 
     def _check(self) -> None:
         if self.count < 1 or self.batch < 1 or self.first < 0:

@@ -1,0 +1,130 @@
+"""Guides of a model: classifier-free with an interval, a classifier, a worse model; what wraps its denoiser, and where guides come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from scorefield.denoisers import Autoguided, Classifier, ClassifierFree, Denoiser, Guided
+from scorefield.denoisers.guidance import Interval
+from scorefield.errors import UsageError
+
+if TYPE_CHECKING:
+    from scorefield.model import Model
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Guides:
+    """How a model is guided beyond the scale that its configuration holds.
+
+    Attributes:
+        interval: the σ/α at which there is classifier-free guidance; everywhere where None.
+        rescale: of classifier-free guidance, φ.
+        wrappers: what wraps the denoiser then, in their order.
+    """
+
+    interval: Interval | None = None
+    rescale: float = 0.0
+    wrappers: tuple[Callable[[Denoiser], Denoiser], ...] = ()
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether nothing is changed by them."""
+        return self.interval is None and self.rescale == 0.0 and not self.wrappers
+
+    def around(self, denoiser: Denoiser, null: int | float, scale: float) -> Denoiser:
+        """The denoiser with all of its guides."""
+        if scale != 1.0:
+            denoiser = ClassifierFree(denoiser, null, scale, self.interval, self.rescale)
+        for wrap in self.wrappers:
+            denoiser = wrap(denoiser)
+        return denoiser
+
+    def with_wrapper(self, wrap: Callable[[Denoiser], Denoiser]) -> Guides:
+        """One more, outside of the others."""
+        return replace(self, wrappers=(*self.wrappers, wrap))
+
+
+def with_guidance(model: Model, scale: float, interval: Interval | None = None, rescale: float = 0.0) -> Model:
+    """A model with classifier-free guidance; `Model.with_guidance` documents it."""
+    if not model.is_conditional:
+        raise UsageError("this model was trained without classes, so there is nothing to guide; leave guidance out")
+    if scale != 1.0:
+        _require_free(model, f"guidance {scale:g}", "leave guidance out")
+    guides = replace(model.guides, interval=interval, rescale=rescale)
+    if scale == 1.0:  # what cannot be is refused, even where nothing would come of it
+        ClassifierFree(model.plain_denoiser, 0, scale, interval, rescale)
+    guides.around(model.plain_denoiser, 0, scale)
+    return replace(model, config=replace(model.config, guidance=scale), guides=guides)
+
+
+def with_classifier(
+    model: Model, classifier: Classifier, scale: float = 1.0, interval: Interval | None = None, told: bool = False
+) -> Model:
+    """A model guided by a classifier; `Model.with_classifier` documents it."""
+    if not model.config.classes:
+        raise UsageError("this model was trained without classes, so a classifier has nothing to lead to; leave it out")
+    if not told:
+        _require_free(model, "a classifier's guidance", "set told=True (--guidance 1)")
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        return Guided(denoiser, classifier, scale, interval, told)
+
+    wrap(model.plain_denoiser)
+    config = model.config if told else replace(model.config, guidance=1.0)
+    return replace(model, config=config, guides=model.guides.with_wrapper(wrap))
+
+
+def with_autoguidance(model: Model, guide: Model, scale: float = 1.5, interval: Interval | None = None) -> Model:
+    """A model led away from a worse one; `Model.with_autoguidance` documents it."""
+    ours, theirs = model.config, guide.config
+    if (ours.shape, ours.class_names, ours.representation) != (theirs.shape, theirs.class_names, theirs.representation):
+        raise UsageError(
+            f"the guide is of data {theirs.shape} with {theirs.classes} classes, the model of {ours.shape} with {ours.classes}; give a model of the same data"
+        )
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        return Autoguided(denoiser, guide.plain_denoiser, scale, interval)
+
+    wrap(model.plain_denoiser)
+    return replace(model, config=replace(ours, guidance=1.0), guides=model.guides.with_wrapper(wrap))
+
+
+def _require_free(model: Model, what: str, otherwise: str) -> None:
+    if model.config.always_conditioned:
+        raise UsageError(
+            f"{what} compares with the model without its condition, which this one was not trained to be (label_dropout=0); {otherwise}, or train with --set label_dropout=0.1"
+        )
+
+
+def checkpoint_model(model: Model, run: str | os.PathLike[str], name: str) -> Model:
+    """A run's model as it was at one of the checkpoints that are kept, its averaged weights.
+
+    Args:
+        model: the run's.
+        run: its folder.
+        name: of the checkpoint, `step-N`.
+
+    Raises:
+        UsageError: no such checkpoint, with those there are.
+        RefusedFileError: it is damaged.
+    """
+    from pathlib import Path
+
+    from scorefield.training.checkpoints import read_checkpoint
+
+    folder = Path(run, "checkpoints")
+    there = sorted(each.name for each in folder.glob("step-*")) if folder.is_dir() else []
+    if name not in there:
+        raise UsageError(f"there is no checkpoint '{name}' in {folder}; there are: {', '.join(there) or 'none'}")
+    weights = {
+        key.removeprefix("average."): tensor
+        for key, tensor in read_checkpoint(folder / name).tensors.items()
+        if key.startswith("average.")
+    }
+    network = model.config.build_network().to(model.device)
+    network.load_state_dict(weights)
+    return replace(model, network=network.eval(), calibration=None)

@@ -1,0 +1,63 @@
+"""Guidance on the command line: every option changes what is drawn, and what cannot be is refused with the fix."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.worlds import call
+
+
+def drawn(run: Path, out: Path, *options: object) -> np.ndarray:
+    """Four samples of class 1."""
+    answer = call("sample", run, "-n", 4, "--class", 1, "--out", out, "--steps", 4, "--threads", 1, *options)
+    assert answer.code == 0, answer.text
+    samples: np.ndarray = np.load(out)["samples"]
+    return samples
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--guidance", 3, "--guidance-interval", "0.1:3"],
+        ["--guidance", 3, "--guidance-rescale", 0.9],
+        ["--autoguide", "step-2", "--autoguide-scale", 3],
+    ],
+    ids=["interval", "rescale", "autoguide"],
+)
+def test_options_are_heard(image_run: Path, tmp_path: Path, options: list[object]) -> None:
+    """An option that is parsed and forgotten draws the same as plain guidance; a guide of the same weights changes nothing."""
+    plain = drawn(image_run, tmp_path / "plain.npz", "--guidance", 3 if "--guidance" in options else 1)
+    bent = drawn(image_run, tmp_path / "bent.npz", *options)
+    assert np.array_equal(plain, bent) == ("--autoguide" in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guidance-interval", "3"], "takes LOW:HIGH"),
+        (["--guidance-interval", "a:b"], "takes LOW:HIGH"),
+        (["--guidance", 2, "--guidance-interval", "4:1"], "from low to high"),
+        (["--guidance", 2, "--guidance-rescale", 2], "rescale between 0"),
+        (["--guidance", -1], "scale ≥ 0"),
+        (["--autoguide", "step-9"], "there are: step-2"),
+        (["--autoguide", "nowhere"], "no run folder"),
+        (["--autoguide", "step-2", "--guidance", 2], "in place of|takes the place"),
+        (["--autoguide-scale", 2], "name one with --autoguide"),
+        (["--classifier-guidance", 1], "train-classifier"),
+    ],
+)
+def test_what_cannot_be_is_refused(image_run: Path, tmp_path: Path, options: list[object], message: str) -> None:
+    """Exit code 2, what, got, fix, and nothing written."""
+    answer = call("sample", image_run, "-n", 2, "--out", tmp_path / "x.npz", *options)
+    assert answer.code == 2 and re.search(message, answer.text), answer.text
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_guide_of_other_data_is_refused(image_run: Path, point_run: Path, tmp_path: Path) -> None:
+    """Its answers would be of another shape."""
+    answer = call("sample", image_run, "-n", 2, "--out", tmp_path / "x.npz", "--autoguide", point_run)
+    assert answer.code == 2 and "a model of the same data" in answer.text

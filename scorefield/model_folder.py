@@ -54,13 +54,16 @@ _BLANK = "0" * 64
 # The folder
 
 
-def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def save_model(
+    folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, weights: str = WEIGHTS
+) -> None:
     """Write a model into a folder that exists, so that a reader finds the old model or the new one at any moment.
 
     Args:
         folder: where `config.json` and `model.safetensors` go.
         config: what JSON can say, nested at most 20 deep, at most 1 MB.
         tensors: the weights by name; at most 10,000, of rank ≤ 8; dtypes and shapes are kept.
+        weights: the name of their file.
 
     Raises:
         UsageError: the configuration cannot be stored.
@@ -68,11 +71,11 @@ def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], tensor
         StorageError: the disk refused; what was there is intact.
     """
     folder = Path(folder)
-    new, weights = _config_bytes(config), tensors_to_bytes(tensors)
+    new, data = _config_bytes(config), tensors_to_bytes(tensors)
     old = _stored_config(folder)
     if old is None:
         write_bytes(folder / CONFIG, new)
-    write_bytes(folder / WEIGHTS, _sealed(weights, {sha256(new), sha256(old or new)}))
+    write_bytes(folder / weights, _sealed(data, {sha256(new), sha256(old or new)}))
     if old not in (None, new):
         write_bytes(folder / CONFIG, new)
 
@@ -116,6 +119,7 @@ def read_model(
     check: Callable[[dict[str, Any], SafetensorsHeader], None] | None = None,
     *,
     limit: int = MODEL_LIMIT,
+    weights: str = WEIGHTS,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration and the weights of a model folder, on the CPU.
 
@@ -124,7 +128,8 @@ def read_model(
         check: called with the configuration and the header of the weights before a weight is read: the place to compare
             names, dtypes
             and shapes with what the configuration describes. It refuses by raising RefusedFileError.
-        limit: the largest `model.safetensors` to read, in bytes.
+        limit: the largest file of weights to read, in bytes.
+        weights: its name.
 
     Raises:
         UsageError: there is no such folder, or it has nothing to do with a model.
@@ -133,18 +138,18 @@ def read_model(
         StorageError: the disk failed.
     """
     folder = Path(folder)
-    _require_model(folder)
+    _require_model(folder, weights)
     with _fix_in_message():
         text = read_bytes(folder / CONFIG, CONFIG_LIMIT)
-        with open_regular(folder / WEIGHTS, limit) as file:
-            start, header = _read_header(file, folder / WEIGHTS)
+        with open_regular(folder / weights, limit) as file:
+            start, header = _read_header(file, folder / weights)
             _require_config(folder, text, header)
             config = parse_json(text, folder / CONFIG)
             if check is not None:
                 check(config, header)
-            weights = start + file.read()
-        _require_seal(folder / WEIGHTS, weights, header)
-        return config, tensors_from_bytes(weights, folder / WEIGHTS)
+            data = start + file.read()
+        _require_seal(folder / weights, data, header)
+        return config, tensors_from_bytes(data, folder / weights)
 
 
 @contextlib.contextmanager
@@ -155,18 +160,18 @@ def _fix_in_message() -> Iterator[None]:
         raise RefusedFileError(f"{error}; restore the model's folder from a copy, or save the model again") from error
 
 
-def _require_model(folder: Path) -> None:
+def _require_model(folder: Path, weights: str = WEIGHTS) -> None:
     """Tell a folder that has no model from one whose model is damaged."""
     hint = "give the folder that `scorefield train` wrote (its --out)"
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise UsageError(f"no model at {os.fspath(folder)!r}: expected a folder, found {found}; {hint}")
-    if os.path.lexists(folder / WEIGHTS):
+    if os.path.lexists(folder / weights):
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith((TEMPORARY, LOCK))}
     if names and not names & {CONFIG, "checkpoints"}:
-        raise UsageError(f"{os.fspath(folder)!r} is no model: it holds neither {CONFIG} nor {WEIGHTS}; {hint}")
-    raise NoCheckpointError(f"no model in {os.fspath(folder)!r} yet: {WEIGHTS} is missing; train on")
+        raise UsageError(f"{os.fspath(folder)!r} is no model: it holds neither {CONFIG} nor {weights}; {hint}")
+    raise NoCheckpointError(f"no model in {os.fspath(folder)!r} yet: {weights} is missing; train on")
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:

@@ -49,6 +49,10 @@ def _check_target(out_channels: int | None, classes: int, conditions: int) -> No
     )
 
 
+def _check_classes(classes: int) -> None:
+    _require(classes >= 2, f"a classifier tells at least two classes apart, got {classes}")
+
+
 @dataclass(frozen=True)
 class UNetSpec:
     """A U-Net for series (C, L), images (C, H, W) and volumes (C, D, H, W) of any size.
@@ -135,6 +139,20 @@ class UNetSpec:
 
         return UNet(self, shape, out_channels or shape[0], classes, conditions)
 
+    def build_classifier(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A classifier `network(x, noise_label)` of so many classes: the way down, and (b, classes) logits, all equal at first.
+
+        Raises:
+            UsageError: the shape is not one of a series, an image or a volume, or there is nothing to tell apart.
+
+        """
+        fits = 2 <= len(shape) <= 4 and all(n >= 1 for n in shape)
+        _require(fits, f"a U-Net takes samples (C, L), (C, H, W) or (C, D, H, W), got {shape}; use an MLP")
+        _check_classes(classes)
+        from scorefield.networks.classifiers import UNetClassifier
+
+        return UNetClassifier(self, shape, classes)
+
 
 @dataclass(frozen=True)
 class MLPSpec:
@@ -183,6 +201,19 @@ class MLPSpec:
         from scorefield.networks.mlp import MLP
 
         return MLP(self, shape[0], out_channels or shape[0], classes, conditions)
+
+    def build_classifier(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A classifier `network(x, noise_label)` of so many classes: (b, classes) logits, all equal at first.
+
+        Raises:
+            UsageError: samples have more than one dimension, or there is nothing to tell apart.
+
+        """
+        _require(len(shape) == 1 and shape[0] >= 1, f"an MLP takes samples (D,), got {shape}; use a U-Net")
+        _check_classes(classes)
+        from scorefield.networks.classifiers import MLPClassifier
+
+        return MLPClassifier(self, shape[0], classes)
 
 
 NETWORKS: tuple[type[UNetSpec] | type[MLPSpec], ...] = (UNetSpec, MLPSpec)

@@ -28,7 +28,7 @@ from scorefield.networks.layers import (
 from scorefield.networks.specs import UNetSpec
 from scorefield.shapes import Float
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "descent"]
 
 
 class ResidualBlock(nn.Module):
@@ -76,7 +76,7 @@ class UNet(nn.Module):
         self.periods = spec.periods
         inputs = shape[0] * (1 + 2 * len(spec.periods))
         self.stem = convolution(rank, inputs * self.cell**rank, spec.widths[0])
-        self.down, skips = _descent(spec, rank)
+        self.down, skips = descent(spec, rank)
         self.up = _ascent(spec, rank, skips)
         self.norm = group_norm(spec.widths[0])
         self.head = zeroed(convolution(rank, spec.widths[0], out_channels * self.cell**rank))
@@ -113,7 +113,7 @@ class UNet(nn.Module):
         return unfold(self.head(F.silu(self.norm(hidden))), self.cell, x.shape[2:])
 
 
-def _descent(spec: UNetSpec, rank: int) -> tuple[nn.ModuleList, list[int]]:
+def descent(spec: UNetSpec, rank: int) -> tuple[nn.ModuleList, list[int]]:
     """The levels from the finest to the lowest, and the width that each block leaves for its skip connection."""
     levels, skips, width = nn.ModuleList(), [], spec.widths[0]
     for i, (outputs, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):

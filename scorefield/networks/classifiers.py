@@ -1,0 +1,84 @@
+"""Classifiers of noisy samples: the way down of the networks that denoise, and one row of logits at its end."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scorefield.networks.layers import (
+    Embedding,
+    channels_last,
+    convolution,
+    fold,
+    group_norm,
+    halve,
+    with_waves,
+    zeroed,
+)
+from scorefield.networks.mlp import Block
+from scorefield.networks.specs import MLPSpec, UNetSpec
+from scorefield.networks.unet import descent
+from scorefield.shapes import Float
+
+__all__ = ["MLPClassifier", "UNetClassifier"]
+
+
+class UNetClassifier(nn.Module):
+    """The descent of a `UNetSpec`, the mean over what positions are left, and logits  (Dhariwal & Nichol 2021, section 4.1).
+
+    Args:
+        spec: widths, depths and the rest.
+        shape: shape (C, *d) of one sample; C and the number of sides bind.
+        classes: how many.
+
+    """
+
+    def __init__(self, spec: UNetSpec, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        rank = len(shape) - 1
+        self.cell, self.periods = spec.fold, spec.periods
+        self.embedding = Embedding(spec.embedding, 0)
+        inputs = shape[0] * (1 + 2 * len(spec.periods))
+        self.stem = convolution(rank, inputs * self.cell**rank, spec.widths[0])
+        self.down, _ = descent(spec, rank)
+        self.norm = group_norm(spec.widths[-1])
+        self.dropout = nn.Dropout(spec.dropout)
+        self.head = zeroed(nn.Linear(spec.widths[-1], classes))
+
+    def forward(self, x: Float[Tensor, "b c *d"], noise_label: Float[Tensor, "b"]) -> Float[Tensor, "b classes"]:
+        """The logits of samples `x` (b, C, *d), with noise labels (b,) of order one."""
+        embedding = self.embedding(noise_label, None)
+        hidden = self.stem(channels_last(fold(with_waves(x, self.periods), self.cell)))
+        for i, level in enumerate(self.down):
+            hidden = halve(hidden) if i else hidden
+            for block in level.children():
+                hidden = block(hidden, embedding)
+        logits: Tensor = self.head(self.dropout(F.silu(self.norm(hidden)).flatten(2).mean(2)))
+        return logits
+
+
+class MLPClassifier(nn.Module):
+    """The blocks of an `MLPSpec`, and logits.
+
+    Args:
+        spec: width, depth and the rest.
+        inputs: features of a point.
+        classes: how many.
+
+    """
+
+    def __init__(self, spec: MLPSpec, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(spec.embedding, 0)
+        self.stem = nn.Linear(inputs, spec.width)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        self.head = zeroed(nn.Linear(spec.width, classes))
+
+    def forward(self, x: Float[Tensor, "b d"], noise_label: Float[Tensor, "b"]) -> Float[Tensor, "b classes"]:
+        """The logits of points `x` (b, D), with noise labels (b,) of order one."""
+        embedding = self.embedding(noise_label, None)
+        hidden = self.stem(x)
+        for block in self.blocks:
+            hidden = block(hidden, embedding)
+        logits: Tensor = self.head(F.silu(hidden))
+        return logits

@@ -58,7 +58,7 @@ class Guidance:
             if self.guidance is not None:
                 model = model.with_guidance(scale, interval, self.guidance_rescale)
         if self.classifier_guidance is not None:
-            from scorefield.model_guidance import load_classifier
+            from scorefield.model_classifier import load_classifier
 
             classifier = load_classifier(run, model)
             told = self.guidance is not None

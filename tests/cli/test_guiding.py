@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.worlds import call
+from tests.cli.worlds import UNET, call, trained
+
+
+@pytest.fixture(scope="module")
+def classes_run(tmp_path_factory: pytest.TempPathFactory, images: str) -> Path:
+    """A run that has learned enough for its classes to matter."""
+    learning = {"optimiser.learning_rate": 0.02, "optimiser.warmup": 0, "label_dropout": 0.3}
+    return trained(tmp_path_factory.mktemp("classes") / "run", images, UNET, learning, more=["--steps", 15])
 
 
 def drawn(run: Path, out: Path, *options: object) -> np.ndarray:
@@ -24,14 +31,14 @@ def drawn(run: Path, out: Path, *options: object) -> np.ndarray:
     [
         ["--guidance", 3, "--guidance-interval", "0.1:3"],
         ["--guidance", 3, "--guidance-rescale", 0.9],
-        ["--autoguide", "step-2", "--autoguide-scale", 3],
+        ["--autoguide", "step-15", "--autoguide-scale", 3],
     ],
     ids=["interval", "rescale", "autoguide"],
 )
-def test_options_are_heard(image_run: Path, tmp_path: Path, options: list[object]) -> None:
+def test_options_are_heard(classes_run: Path, tmp_path: Path, options: list[object]) -> None:
     """An option that is parsed and forgotten draws the same as plain guidance; a guide of the same weights changes nothing."""
-    plain = drawn(image_run, tmp_path / "plain.npz", "--guidance", 3 if "--guidance" in options else 1)
-    bent = drawn(image_run, tmp_path / "bent.npz", *options)
+    plain = drawn(classes_run, tmp_path / "plain.npz", "--guidance", 3 if "--guidance" in options else 1)
+    bent = drawn(classes_run, tmp_path / "bent.npz", *options)
     assert np.array_equal(plain, bent) == ("--autoguide" in options)
 
 

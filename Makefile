@@ -15,7 +15,7 @@ PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check install -
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
-        quality score-matching presets likelihood benchmarks peers frontier crash constraints clean
+        quality score-matching presets likelihood guidance benchmarks peers frontier crash constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -118,6 +118,9 @@ presets: .venv/.benchmarks ## train every preset for ten minutes on Fashion-MNIS
 
 likelihood: .venv/.benchmarks ## likelihoods where the truth is known: errors, bounds, probes
 	$(ONE_THREAD) $(BIN)/python benchmarks/likelihood.py
+
+guidance: .venv/.benchmarks ## accuracy, Fréchet distance, precision and recall over the scale: make guidance RUN=runs/fashion TRAIN=… TEST=…
+	$(ONE_THREAD) $(BIN)/python benchmarks/guidance.py $(RUN) $(TRAIN) $(TEST) --count $(or $(COUNT),1000)
 
 benchmarks: .venv/.benchmarks ## training speed and sampling overhead beside peers
 	$(BIN)/python benchmarks/train_speed.py

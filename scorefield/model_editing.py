@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.denoisers import Denoiser
 from scorefield.editing.latents import between, decode, encode, lerp, weights
-from scorefield.editing.sdedit import SDEdit, time_of_strength
+from scorefield.editing.sdedit import SDEdit, editor, time_of_strength
 from scorefield.errors import UsageError, unknown_name
 from scorefield.model_likelihood import model_space
 from scorefield.samplers import Sampler
@@ -66,7 +66,7 @@ def edit(
         mask: True where it may change, of the guide's shape or of one channel for all; the rest comes back bit by bit.
         repeats: K, how often it is noised and drawn.
         count: how many edits.
-        sampler: any; the model's own where None. Its steps count the whole way from noise to data.
+        sampler: any; DDIM with η = 1 in 50 steps where None. Its steps count the whole way from noise to data.
         seed: sample k of a seed is the same whatever count, first and batch are.
         classes: a class for all, or one a sample; none without it.
         condition: for a model of conditions, as `Model.sample` takes it.
@@ -95,7 +95,12 @@ def edit(
         streams = SampleStreams.numbered(seed, first + start, size, device=str(model.device))
         with model.evaluating():
             for state in plan.trajectory(
-                model.denoiser, x, model.ready(sampler), generator=streams, changes=changes_z, condition=labels
+                model.denoiser,
+                x,
+                model.ready(sampler or editor(model.config.path)),
+                generator=streams,
+                changes=changes_z,
+                condition=labels,
             ):
                 x, asked = state.x, state.evaluations
         parts.append(_pasted(model, x, pixels, changes) if asked else pixels.repeat(size, 0))
@@ -155,7 +160,7 @@ def interpolate(
         count: how many, λ from 0 to 1.
         depth: how much noise, as `edit`'s strength: more keeps less of both.
         method: `stochastic`, one noise for all; or `ode`, the flow's own latents along the arc.
-        sampler: any, the model's own where None; for `ode` a deterministic one, UniPC of order 3 in 50 steps where None.
+        sampler: any, as for `edit` where None; for `ode` a deterministic one, UniPC of order 3 in 50 steps where None.
         seed: of the one noise.
         classes: a class for all, or one each; none without it.
         condition: for a model of conditions, as `Model.sample` takes it.
@@ -196,7 +201,9 @@ def _by_shared_noise(
     """The edit of the two laid over one another, every one with the noise of sample 0  (M46)."""
     streams = SampleStreams(seed, torch.zeros(len(share), dtype=torch.int64, device=model.device))
     x, asked = lerp(*ends, share), 0
-    for state in SDEdit(depth).trajectory(model.denoiser, x, model.ready(sampler), generator=streams, condition=labels):
+    for state in SDEdit(depth).trajectory(
+        model.denoiser, x, model.ready(sampler or editor(model.config.path)), generator=streams, condition=labels
+    ):
         x, asked = state.x, state.evaluations
     return x, asked
 
@@ -214,7 +221,18 @@ def _along_flow(
     t = time_of_strength(path, depth)
     if t <= path.t_min:
         return lerp(*ends, share), 0
-    one, other = (encode(denoiser, x, sampler, end=t, condition=labels) for x in ends)
+    if labels is None or bool((labels == labels[:1]).all()):  # then each end has one code
+        pair = torch.cat([x[:1] for x in ends])
+        codes = encode(
+            denoiser,
+            pair,
+            sampler,
+            end=t,
+            condition=None if labels is None else labels[:1].expand(2, *labels.shape[1:]),
+        )
+        one, other = (code[None].expand_as(ends[0]) for code in codes)
+    else:
+        one, other = (encode(denoiser, x, sampler, end=t, condition=labels) for x in ends)
     x_t = between(path, t, ends, (one, other), share)
     return decode(denoiser, x_t, sampler, start=t, condition=labels), denoiser.asked
 
@@ -254,7 +272,9 @@ def invert(
     wanted = model.wanted(len(array), classes, condition)
     parts = [np.empty((0, *model.config.shape), np.float64 if float64 else np.float32)]
     for start in range(0, len(array), batch):
-        x_0 = model_space(model, array[start : start + batch]).to(model.device, _dtype(float64))
+        x_0 = model_space(model, array[start : start + batch]).to(
+            model.device, torch.float64 if float64 else torch.float32
+        )
         labels = told(model, len(x_0), None if wanted is None else wanted[start : start + batch])
         with model.evaluating():
             z = encode(denoiser, x_0, sampler, condition=labels) / model.config.path.prior_std
@@ -296,16 +316,55 @@ def decode_latents(
         True
     """
     _require_counts(1, batch)
-    codes = checked_latents(model, latents)
-    wanted, representation = model.wanted(len(codes), classes, condition), model.config.representation
-    scale = model.config.path.prior_std * _checked_temperature(temperature)
+    codes, representation = checked_latents(model, latents), model.config.representation
+    wanted, scale = model.wanted(len(codes), classes, condition), _checked_temperature(temperature)
     denoiser, parts = flow_denoiser(model, float64), [representation.from_model(torch.empty(0, *model.config.shape))]
     for start in range(0, len(codes), batch):
-        z = torch.from_numpy(codes[start : start + batch]).to(model.device, _dtype(float64))
-        labels = told(model, len(z), None if wanted is None else wanted[start : start + batch])
-        with model.evaluating():
-            parts.append(representation.from_model(decode(denoiser, z * scale, sampler, condition=labels)))
+        part = slice(start, start + batch)
+        x = _decoded(model, denoiser, scale * codes[part], sampler, None if wanted is None else wanted[part], float64)
+        parts.append(representation.from_model(x))
     return np.concatenate(parts)
+
+
+def _decoded(
+    model: Model,
+    denoiser: Denoiser,
+    codes: np.ndarray,
+    sampler: Sampler | None,
+    wanted: np.ndarray | None,
+    float64: bool,
+) -> Tensor:
+    """x₀ of a batch of latents, in model space."""
+    z = torch.from_numpy(codes).to(model.device, torch.float64 if float64 else torch.float32)
+    with model.evaluating():
+        return decode(denoiser, z * model.config.path.prior_std, sampler, condition=told(model, len(z), wanted))
+
+
+def round_trip_errors(
+    model: Model,
+    x: Any,
+    latents: np.ndarray,
+    *,
+    sampler: Sampler | None = None,
+    classes: Any = None,
+    condition: Any = None,
+    batch: int = 256,
+    float64: bool = False,
+) -> np.ndarray:
+    """How far data come back from their latents: (n,) root mean squared errors in the data's own unit, before any rounding  (M43).
+
+    The arguments are those of `invert`.
+    """
+    denoiser, array = flow_denoiser(model, float64), np.asarray(x)
+    wanted, errors = model.wanted(len(array), classes, condition), [np.empty(0)]
+    representation = model.config.representation
+    scale = torch.tensor(representation.scale, dtype=torch.float64).view(-1, *(1,) * (len(representation.shape) - 1))
+    for start in range(0, len(array), batch):
+        part = slice(start, start + batch)
+        back = _decoded(model, denoiser, latents[part], sampler, None if wanted is None else wanted[part], float64)
+        apart = (back.cpu().double() - model_space(model, array[part]).double()) * scale
+        errors.append(apart.flatten(1).square().mean(1).sqrt().numpy())
+    return np.concatenate(errors)
 
 
 def checked_latents(model: Model, latents: Any) -> np.ndarray:
@@ -359,10 +418,6 @@ class _Counted(Denoiser):
         """Ask, and count."""
         self.asked += 1
         return self.denoiser(x_t, t, condition)
-
-
-def _dtype(float64: bool) -> torch.dtype:
-    return torch.float64 if float64 else torch.float32
 
 
 def _own_shape(model: Model) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def held_out(
     from scorefield.data import open_data
 
     dataset = open_data(data, **reading_of(run) | ({} if condition is None else {"condition": condition}))
-    _require_kind(model, dataset)
+    require_kind(model, dataset)
     indices = np.arange(len(dataset))
     if count and count < len(dataset):
         indices = np.sort(np.random.default_rng(seed).choice(len(dataset), size=count, replace=False))
@@ -85,7 +85,7 @@ def held_out(
     return HeldOut(x, indices, _classes(model, dataset, names), names, "p(x|y)")
 
 
-def _require_kind(model: Model, dataset: Dataset) -> None:
+def require_kind(model: Model, dataset: Dataset) -> None:
     """Refuse data of another shape, and floats for a model of integers or the other way round."""
     representation = model.config.representation
     if dataset.shape != representation.shape:

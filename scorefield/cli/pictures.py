@@ -49,7 +49,7 @@ def read_example(
     Raises:
         UsageError: as `read_image`; or an index that there is not, or that is needed and missing.
     """
-    if _is_one_example(model, source):
+    if is_one_example(model, source):
         if index is not None:
             raise UsageError(f"{source} is one example; leave --index out")
         return read_image(model, source, resize), None
@@ -101,7 +101,8 @@ def picture_shape(model: Model) -> tuple[int, ...]:
     return shape[1:] or shape
 
 
-def _is_one_example(model: Model, source: str) -> bool:
+def is_one_example(model: Model, source: str) -> bool:
+    """Whether a source is one example by itself: an image file, or a .npy file of one example's shape."""
     from scorefield.data.images import SUFFIXES
 
     suffix = os.path.splitext(source)[1].lower()

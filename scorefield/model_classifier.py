@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scorefield.model import Model
 
 FOLDER, WEIGHTS = "classifier", "classifier.safetensors"
+_LEAST_SIGNAL = 0.01
 _FIX = "make it again: scorefield train-classifier RUN DATA"
 
 
@@ -68,7 +69,9 @@ class ClassifierConfig:
 class NoiseClassifier:
     """log p(y | x_t) by a network that is told the noise level.
 
-    It sees (x_t − α m)/√(α² σ_d² + σ²), whose variance is one at every level, and ¼ log(σ/α)  (M9's c_in and c_noise).
+    It sees (x_t − α m)/√(α² σ_d² + σ²), whose variance is one at every level, and ¼ log(σ/α)  (M9's c_in and c_noise). Where the
+    whole sample's signal d (α σ_d/σ)² is below 0.01 there is nothing to tell and it says p(y): what a network's gradient has of
+    errors there would be multiplied by σ²/α, which has no bound.
 
     Attributes:
         config: what it is.
@@ -82,6 +85,12 @@ class NoiseClassifier:
     def path(self) -> Path:
         """The noise path whose x_t it understands."""
         return self.config.path
+
+    @property
+    def least_log_snr(self) -> float:
+        """The log-SNR λ = log(α/σ) below which it says p(y)."""
+        size = math.prod(self.config.representation.shape)
+        return 0.5 * math.log(_LEAST_SIGNAL / (size * self.config.sigma_data**2))
 
     def logits(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, "b classes"]:
         """The network's answer, float32: log p(y | x_t) up to what all classes have in common."""
@@ -97,7 +106,10 @@ class NoiseClassifier:
         self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         """log p(y | x_t) in nats, differentiable in x_t."""
-        return self.logits(x_t, t).log_softmax(1).gather(1, labels[:, None])[:, 0]
+        learned = self.logits(x_t, t).log_softmax(1).gather(1, labels[:, None])[:, 0]
+        prior = learned.new_tensor(self.config.class_weights).log()[labels]
+        is_seen = per_sample(cast(Time, self.path.log_snr(t)), learned) >= self.least_log_snr
+        return torch.where(is_seen, learned, prior)
 
     def to(self, device: str | torch.device) -> NoiseClassifier:
         """The classifier on another device."""

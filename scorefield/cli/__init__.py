@@ -31,6 +31,7 @@ COMMANDS = {
     "invert": "Find the latents of data, their places in pure noise by the probability flow; with --decode the data of latents.",
     "calibrate": "Make the default sampler accurate for this model: plans for 4 to 50 evaluations, from the model's own trajectories.",
     "tune": "Learn the time grid and the step coefficients for small budgets, longer than `calibrate` does.",
+    "train-classifier": "Fit a classifier of noisy samples to a model's data, for `--classifier-guidance`.",
     "codec-profile": "Make what the codec needs beside the model: its steps, and the network of its last stage, from training data.",
     "compress": "Compress pictures or data by a model: exact in the end, and a coarser picture at every prefix of the file.",
     "decompress": "Get pictures or data back from an archive; from the front of one, as good as it allows.",

@@ -72,6 +72,12 @@ def label_dropout(run: str) -> float | None:
     return None if requested is None else requested.label_dropout
 
 
+def trained_with_flips(run: str) -> bool:
+    """Whether a run mirrored its examples as often as not."""
+    requested = _requested(run)
+    return requested is not None and requested.data.flip
+
+
 def reading_of(run: str) -> dict[str, Any]:
     """How a run read its data, as `open_data` takes it; the defaults for a model without its run.
 

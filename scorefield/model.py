@@ -86,6 +86,11 @@ class Model:
         return bool(self.config.classes or self.config.conditions)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What samples can be asked for: the model's classes, or those of its classifier; none without either."""
+        return self.config.class_names or self.guides.class_names
+
+    @property
     def _null(self) -> int | float:
         """What stands for "no class" or "no condition"."""
         return self.config.classes or math.nan
@@ -209,13 +214,14 @@ class Model:
         """
         if self.config.conditions:
             return told(self.config, wanted, self.device)
-        if not self.config.classes:
+        if not self.class_names:
             return None
         if wanted is not None:
             return torch.as_tensor(np.asarray(wanted), dtype=torch.int64, device=self.device)
-        weights = torch.tensor(self.config.class_weights, dtype=torch.float64, device=self.device)
+        shares = self.config.class_weights or self.guides.class_weights
+        weights = torch.tensor(shares, dtype=torch.float64, device=self.device)
         u = SampleStreams.numbered(seed, first, count, device=str(self.device)).uniform(_CLASS_DRAW, 1)[:, 0]
-        return torch.searchsorted(weights.cumsum(0) / weights.sum(), u).clamp(max=self.config.classes - 1)
+        return torch.searchsorted(weights.cumsum(0) / weights.sum(), u).clamp(max=len(shares) - 1)
 
     def wanted(self, count: int, classes: Any = None, condition: Any = None) -> np.ndarray | None:
         """The class numbers (count,) or the conditions (count, k) asked for, as `labels` takes them; None for any.
@@ -246,9 +252,9 @@ class Model:
             raise UsageError(
                 f"this model has no classes, it is conditioned on numbers; leave the class out, and give a condition such as {example(self.config)}"
             )
-        if not self.config.classes:
+        if not self.class_names:
             raise UsageError(
-                "this model was trained without classes; leave the class out, or train on data with labels"
+                "this model was trained without classes; leave the class out, train on data with labels, or guide it by a classifier"
             )
         several = isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, str)
         numbers = [self._class_number(item) for item in (classes if several else [classes])]
@@ -258,7 +264,7 @@ class Model:
 
     def _class_number(self, item: Any) -> int:
         """A class by its name; by its number where no class is called so."""
-        names, text = self.config.class_names, str(item)
+        names, text = self.class_names, str(item)
         if text in names:
             return names.index(text)
         if text.isascii() and text.isdigit() and int(text) < len(names):
@@ -431,7 +437,7 @@ class Model:
             told: whether the network is told the class too, and its own guidance kept; it answers for all classes without.
 
         Raises:
-            UsageError: the model has no classes, or was never without.
+            UsageError: a model of conditions, or one that was never without its class; a classifier of other data.
         """
         return with_classifier(self, classifier, scale, interval, told)
 

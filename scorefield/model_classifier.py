@@ -92,6 +92,16 @@ class NoiseClassifier:
         size = math.prod(self.config.representation.shape)
         return 0.5 * math.log(_LEAST_SIGNAL / (size * self.config.sigma_data**2))
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
+        return self.config.class_names
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """How frequent each class is in the data."""
+        return self.config.class_weights
+
     def logits(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"]) -> Float[Tensor, "b classes"]:
         """The network's answer, float32: log p(y | x_t) up to what all classes have in common."""
         row = Preconditioned(sigma_data=self.config.sigma_data).coefficients(self.path, cast(Time, t))

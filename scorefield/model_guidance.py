@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 from scorefield.denoisers import Autoguided, Classifier, ClassifierFree, Denoiser, Guided
 from scorefield.denoisers.guidance import Interval
 from scorefield.errors import UsageError
+from scorefield.model_classifier import NoiseClassifier, require_fit
 
 if TYPE_CHECKING:
     from scorefield.model import Model
@@ -24,11 +25,14 @@ class Guides:
         interval: the σ/α at which there is classifier-free guidance; everywhere where None.
         rescale: of classifier-free guidance, φ.
         wrappers: what wraps the denoiser then, in their order.
+        class_names, class_weights: what a classifier tells apart, and how often each comes: the classes of a model that has none.
     """
 
     interval: Interval | None = None
     rescale: float = 0.0
     wrappers: tuple[Callable[[Denoiser], Denoiser], ...] = ()
+    class_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
 
     @property
     def are_plain(self) -> bool:
@@ -65,9 +69,16 @@ def with_classifier(
     model: Model, classifier: Classifier, scale: float = 1.0, interval: Interval | None = None, told: bool = False
 ) -> Model:
     """A model guided by a classifier; `Model.with_classifier` documents it."""
-    if not model.config.classes:
-        raise UsageError("this model was trained without classes, so a classifier has nothing to lead to; leave it out")
-    if not told:
+    if model.config.conditions:
+        raise UsageError("this model is conditioned on numbers, a classifier leads to classes; leave it out")
+    if isinstance(classifier, NoiseClassifier):
+        require_fit(model, classifier)
+    names, weights = (tuple(getattr(classifier, name, ())) for name in ("class_names", "class_weights"))
+    if not model.config.classes and (told or not names or len(names) != len(weights)):
+        raise UsageError(
+            "this model was trained without classes; leave told out, and give a classifier with class_names and class_weights"
+        )
+    if not told and model.config.classes:
         _require_free(model, "a classifier's guidance", "set told=True (--guidance 1)")
 
     def wrap(denoiser: Denoiser) -> Denoiser:
@@ -75,7 +86,8 @@ def with_classifier(
 
     wrap(model.plain_denoiser)
     config = model.config if told else replace(model.config, guidance=1.0)
-    return replace(model, config=config, guides=model.guides.with_wrapper(wrap))
+    guides = replace(model.guides.with_wrapper(wrap), class_names=names, class_weights=weights)
+    return replace(model, config=config, guides=guides)
 
 
 def with_autoguidance(model: Model, guide: Model, scale: float = 1.5, interval: Interval | None = None) -> Model:

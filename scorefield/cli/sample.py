@@ -167,7 +167,7 @@ class SampleCommand(Command):
             labels.append(None if numbers is None else numbers.cpu().numpy())
             asked = max(asked, last.evaluations)
         told: dict[str, np.ndarray | None] = {"conditions": wanted}
-        if model.config.classes:
+        if model.class_names:
             told = {"classes": np.concatenate([part for part in labels if part is not None])}
         _write_samples(self.out, model, np.concatenate(parts), told, self.seed, self.first)
         return asked

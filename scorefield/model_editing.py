@@ -85,8 +85,8 @@ def edit(
     _require_counts(count, batch, first)
     plan, pixels = SDEdit(strength, repeats), _one(model, guide, "the guide")
     changes = None if mask is None else mask_of(model, mask)
-    wanted, parts, asked = model.wanted(count, classes, condition), [pixels[:0]], 0
-    guide_z = model_space(model, pixels).to(model.device)
+    wanted, parts, asked = model.wanted(count, classes, condition), [], 0
+    guide_z, pixels = model_space(model, pixels).to(model.device), pixels.astype(model.config.representation.dtype)
     changes_z = None if changes is None else torch.from_numpy(changes)[None].to(model.device)
     for start in range(0, count, batch):
         size = min(batch, count - start)
@@ -131,7 +131,7 @@ def _pasted(model: Model, x: Tensor, pixels: np.ndarray, changes: np.ndarray | N
     results = model.config.representation.from_model(x)
     if changes is None:
         return results
-    return np.where(model.config.representation.own_layout(changes[None]), results, pixels.astype(results.dtype))
+    return np.where(model.config.representation.own_layout(changes[None]), results, pixels)
 
 
 # ── between two ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -14,12 +14,12 @@ from scorefield.cli.editing import (
     Editing,
     check_count,
     check_out,
-    guided,
     numbers_along,
     write_arrays,
     write_files,
     write_strip,
 )
+from scorefield.cli.guiding import Guidance
 from scorefield.errors import UsageError
 from scorefield.records import kind_of
 
@@ -70,8 +70,8 @@ class EditCommand(Editing):
     resize: bool = False
     """Bring pictures of another size to the model's."""
 
-    guidance: float | None = None
-    """Scale of classifier-free guidance towards the class; the model's own without it."""
+    bent: Annotated[Guidance, tyro.conf.OmitArgPrefixes] = field(default_factory=Guidance)
+    """How the edits are guided."""
 
     data: str | None = None
     """Data of the kind that the model was trained on: measures how near to them the edits come (at most 10,000 are used)."""
@@ -95,7 +95,7 @@ class EditCommand(Editing):
         if self.mask is not None:
             mask = read_mask(model, self.mask, resize=self.resize, threshold=self.threshold)
         told = self._told(model)
-        model = guided(model, self.model, self.guidance, told)
+        model = self.bent.guided(model, self.model, has_label=any(value is not None for value in told.values()))
         sampler = self._chosen(editor(model.config.path))
         sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
         found = [self._edited(model, guide, strength, mask, sampler, told) for strength in strengths]

@@ -113,21 +113,6 @@ class Editing(Command, ABC):
         return {"classes": chosen, "condition": None if rows is None else rows[0]}
 
 
-def guided(model: Model, run: str, scale: float | None, told: Mapping[str, Any]) -> Model:
-    """The model with the scale of guidance that was asked for. Raises UsageError."""
-    if scale is None:
-        return model
-    if all(value is None for value in told.values()):
-        raise UsageError(
-            f"--guidance {scale:g} leads to a class or condition; give one with --class or --condition, or leave it out"
-        )
-    if scale != 1.0 and label_dropout(run) == 0.0:
-        raise UsageError(
-            f"--guidance {scale:g} compares with the model without a class, which this one was not trained to be (label_dropout=0); leave guidance out"
-        )
-    return model.with_guidance(scale)
-
-
 def check_out(out: str, known: Sequence[str]) -> str:
     """The extension of an output, which is one of those; '' for a folder. Raises UsageError."""
     extension = os.path.splitext(out)[1].lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -14,12 +14,12 @@ from scorefield.cli.editing import (
     Editing,
     check_count,
     check_out,
-    guided,
     numbers_along,
     write_arrays,
     write_files,
     write_strip,
 )
+from scorefield.cli.guiding import Guidance
 from scorefield.errors import UsageError
 from scorefield.records import kind_of
 
@@ -64,8 +64,8 @@ class InterpolateCommand(Editing):
     resize: bool = False
     """Bring pictures of another size to the model's."""
 
-    guidance: float | None = None
-    """Stochastic: scale of classifier-free guidance towards the class; the model's own without it."""
+    bent: Annotated[Guidance, tyro.conf.OmitArgPrefixes] = field(default_factory=Guidance)
+    """How what lies between is guided, with --method stochastic."""
 
     def run(self) -> int:
         """Read, interpolate, write."""
@@ -74,7 +74,7 @@ class InterpolateCommand(Editing):
         model = self._loaded()
         ends = self._ends(model)
         told = self._told(model)
-        model = guided(model, self.model, self.guidance, told)
+        model = self.bent.guided(model, self.model, has_label=any(value is not None for value in told.values()))
         sampler = self._walker(model)
         sampler.times(model.config.path)
         options: dict[str, Any] = {
@@ -104,8 +104,8 @@ class InterpolateCommand(Editing):
             raise UsageError(f"an interpolation has at least its two ends, got --count {self.count}")
         if extension == ".gif" and depths > 1:
             raise UsageError(f"a film has one depth, got {depths}; give one, or --out X.png")
-        if self.method == "ode" and self.guidance is not None:
-            raise UsageError("--guidance makes another flow, which is not run upwards; leave it out with --method ode")
+        if self.method == "ode" and self.bent != Guidance():
+            raise UsageError("guidance makes another flow, which is not run upwards; leave it out with --method ode")
 
     def _walker(self, model: Model) -> Sampler:
         """The editor's sampler by default, the inverter's for the flow. Raises UsageError."""

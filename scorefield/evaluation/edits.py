@@ -18,7 +18,7 @@ from torch import Tensor
 from scorefield.errors import UsageError
 from scorefield.evaluation.distances import Estimate, mean_estimate, nearest
 from scorefield.evaluation.features import Features, fit_features
-from scorefield.shapes import Float, Int
+from scorefield.shapes import Int
 
 _FLOOR_SHARE = 10
 _LEAST = 20
@@ -42,10 +42,8 @@ class Realism:
         floor: the distance of data that are left out to the nearest of the others.
     """
 
-    def __init__(
-        self, data: Float[Tensor, "n *d"] | Int[Tensor, "n *d"], labels: Int[Tensor, " n"] | None = None, seed: int = 0
-    ) -> None:
-        """Fit features on the data, all but a tenth, which the floor is measured with. Raises UsageError for too few."""
+    def __init__(self, data: Tensor, labels: Int[Tensor, " n"] | None = None, seed: int = 0) -> None:
+        """Fit features on the data (n, …) of any dtype, all but a tenth, which the floor is measured with. Raises UsageError for too few."""
         if len(data) < _LEAST:
             raise UsageError(f"realism is measured against at least {_LEAST} examples, got {len(data)}; give more data")
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))

@@ -177,8 +177,9 @@ class _Cloud:
         count = self.asks.count
         weights = self.log_weights.softmax(1)
         is_poor = 1.0 / (weights * weights).sum(1) < 0.5 * count
-        chosen = torch.where(is_poor[:, None], _systematic(weights, _uniform(draw, weights)), torch.arange(count))
-        rows = (chosen + count * torch.arange(len(chosen))[:, None]).flatten()
+        places = torch.arange(count, device=weights.device)
+        chosen = torch.where(is_poor[:, None], _systematic(weights, _uniform(draw, weights)), places)
+        rows = (chosen + _first_rows(chosen, count)[:, None]).flatten()
         log_weights = torch.where(is_poor[:, None], 0.0, self.log_weights)
         return _Cloud(self.asks, self.x[rows], _rows(self.twist, rows), log_weights, self.evaluations)
 
@@ -207,7 +208,7 @@ class _Cloud:
 
     def one(self, chosen: Tensor, t: float) -> State:
         """These of each island, and all of them beside."""
-        rows = chosen + self.asks.count * torch.arange(len(chosen))
+        rows = chosen + _first_rows(chosen, self.asks.count)
         info = {"particles": _islands(self.x, self.asks.count), "log_weights": self.log_weights}
         return State(t, self.x[rows], self.twist.x0[rows], self.evaluations, info)
 
@@ -254,8 +255,13 @@ def _prior_over_proposal(row: Row, twist: Twist, z: Tensor) -> Tensor:
 def _systematic(weights: Float[Tensor, "b k"], u: Float[Tensor, "b 1"]) -> Int[Tensor, "b k"]:
     """Particle numbers at the places (u + 0 … K−1)/K of the cumulated weights  (Kitagawa 1996)."""
     count = weights.shape[1]
-    places = (u + torch.arange(count)) / count
+    places = (u + torch.arange(count, device=u.device)) / count
     return torch.searchsorted(weights.cumsum(1), places).clamp(max=count - 1)
+
+
+def _first_rows(chosen: Tensor, count: int) -> Int[Tensor, " b"]:
+    """The row of each island's first particle."""
+    return count * torch.arange(len(chosen), device=chosen.device)
 
 
 def _uniform(draw: Draw, like: Tensor) -> Float[Tensor, "b 1"]:

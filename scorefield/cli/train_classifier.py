@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from scorefield.cli.common import Command, load_model, print_json, reading_of, say, set_threads, trained_with_flips
-from scorefield.errors import UsageError, unknown_name
+from scorefield.errors import unknown_name
+from scorefield.records import from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,21 +90,13 @@ class TrainClassifierCommand(Command):
 
         given: dict[str, Any] = parse_settings(self.settings)
         network = {name.removeprefix(_OF_NETWORK): given.pop(name) for name in [*given] if name.startswith(_OF_NETWORK)}
-        for name, value in given.items():
-            if name not in _SETTINGS:
-                raise unknown_name("setting of the classifier", name, [*_SETTINGS, "network.…"])
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise UsageError(f"{name} must be a number, got {value!r}")
-        return ClassifierPlan(
-            steps=self.steps,
-            minutes=self.minutes,
-            batch=self.batch,
-            held_out=self.held_out,
-            seed=self.seed,
-            network=network,
-            flip=trained_with_flips(self.model),
-            **given,
-        )
+        unknown = [name for name in given if name not in _SETTINGS]
+        if unknown:
+            raise unknown_name("setting of the classifier", unknown[0], [*_SETTINGS, "network.…"])
+        own = {name: getattr(self, name) for name in ("steps", "minutes", "batch", "held_out", "seed")}
+        flip = trained_with_flips(self.model)
+        plan: ClassifierPlan = from_plain(ClassifierPlan, own | given | {"network": network, "flip": flip}, {})
+        return plan
 
 
 def _print(levels: Sequence[Level]) -> None:

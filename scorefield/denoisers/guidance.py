@@ -144,14 +144,15 @@ class Guided(Wrapper):
         return replace(prediction, x0=prediction.x0 + share * self._pull(x_t, t, condition))
 
     def _pull(self, x_t: Tensor, t: Time, labels: Tensor) -> Tensor:
-        """(σ²/α) ∇_{x_t} log p(y | x_t)."""
+        """(σ²/α) ∇_{x_t} log p(y | x_t), itself differentiable where a gradient through the denoiser is recorded."""
         import torch
 
         t = clip(t, 0.0, float(self.path.time_of(_NOTHING_LEFT)))
+        is_recorded = torch.is_grad_enabled() and x_t.requires_grad
         with torch.enable_grad():
-            point = x_t.detach().requires_grad_()
+            point = x_t if is_recorded else x_t.detach().requires_grad_()
             total = self.classifier.log_probability(point, t, labels).sum()
-            gradient = torch.autograd.grad(total, point)[0]
+            gradient = torch.autograd.grad(total, point, create_graph=is_recorded)[0]
         return along_batch(self.path.sigma(t) ** 2 / self.path.alpha(t), x_t) * gradient.to(x_t.dtype)
 
 

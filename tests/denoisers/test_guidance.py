@@ -101,6 +101,18 @@ def test_gradients_are_taken_where_none_are_recorded() -> None:
     assert not x_0.requires_grad and not x_t.requires_grad
 
 
+def test_a_gradient_through_the_guided_denoiser_sees_the_classifier() -> None:
+    """Methods that differentiate D (a measurement's likelihood) would take the guidance for a constant; the oracle is E[x₀ | x_t, y]."""
+    world, labels, x_t = mixture(VP()), torch.tensor([0, 1]), normal(2, 2)
+    guided, exact = Guided(world, MixtureClassifier(world, CLASSES)), Labelled(world)
+
+    def slope(denoiser: Denoiser) -> Tensor:
+        point = x_t.clone().requires_grad_()
+        return torch.autograd.grad(denoiser(point, 0.5, labels).x0.square().sum(), point)[0]
+
+    assert torch.allclose(slope(guided), slope(exact), rtol=1e-8)
+
+
 def test_without_a_label_nothing_is_guided() -> None:
     """No condition means the unconditional law."""
     world, x_t = mixture(VP()), normal(3, 2)

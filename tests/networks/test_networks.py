@@ -188,3 +188,49 @@ def test_specs_are_told_apart_by_kind_and_need_no_torch() -> None:
     assert [spec.kind for spec in NETWORKS] == ["unet", "mlp"]
     code = "import sys, scorefield.networks as n; n.default_network((1, 8, 8)); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ── classifiers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def classifier(shape: tuple[int, ...], classes: int = 4, fold: int = 2) -> nn.Module:
+    """A small classifier of samples of a shape."""
+    torch.manual_seed(0)
+    if len(shape) == 1:
+        return MLPSpec(width=16, depth=2, embedding=16).build_classifier(shape, classes)
+    spec = UNetSpec(widths=(16, 32), depths=(1, 1), head_width=16, embedding=16, fold=fold)
+    return spec.build_classifier(shape, classes)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_classifiers_begin_undecided_and_treat_samples_apart(shape: tuple[int, ...]) -> None:
+    """A start that prefers a class would be a gradient from nowhere; a statistic over the batch would mix samples."""
+    network = classifier(shape)
+    assert torch.equal(network(torch.randn(3, *shape), torch.randn(3)), torch.zeros(3, 4))
+    network = perturbed(network).double()
+    x, noise = torch.randn(3, *shape, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    alone = torch.cat([network(x[k : k + 1], noise[k : k + 1]) for k in range(3)])
+    assert torch.allclose(network(x, noise), alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (3, 7, 12), (1, 4, 6, 5), (8,)])
+def test_classifiers_use_all_that_they_have(shape: tuple[int, ...]) -> None:
+    """A layer that is built and not used never learns; a noise level that is not heard gives one posterior for all."""
+    network, x, noise = perturbed(classifier(shape)), torch.randn(4, *shape), torch.randn(4)
+    result = network(x, noise)
+    assert (network(x, noise + 0.1) - result).abs().max() > 1e-4
+    result.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_classifiers_of_nothing_are_refused() -> None:
+    """One class is no question, and a wrong rank no sample."""
+    for spec, shape in ((UNetSpec(), (1, 8, 8)), (MLPSpec(), (2,))):
+        with pytest.raises(UsageError, match="at least two classes"):
+            spec.build_classifier(shape, 1)
+    with pytest.raises(UsageError, match="use a U-Net"):
+        MLPSpec().build_classifier((1, 8, 8), 2)
+    with pytest.raises(UsageError, match="use an MLP"):
+        UNetSpec().build_classifier((2,), 2)

@@ -40,7 +40,7 @@ class DiffPIR(Method):
     """
 
     weight: float = 1.0
-    zeta: float = 0.5
+    zeta: float = 0.6
 
     def __post_init__(self) -> None:
         if not 0.0 < self.weight < math.inf:
@@ -79,7 +79,7 @@ class Renoising(SingleStep):
 
     steps: int = 100
     grid: Grid = field(default_factory=Native)
-    zeta: float = 0.5
+    zeta: float = 0.6
     order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -43,13 +43,13 @@ class DPS(Method):
     """
 
     differentiates: ClassVar[bool] = True
-    zeta: float = 1.0
+    zeta: float = 1.5
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
         check_data_std("DPS", self.data_std)
         if not 0.0 < self.zeta < math.inf:
-            raise UsageError(f"DPS needs a positive zeta (1 is usual), got {self.zeta}")
+            raise UsageError(f"DPS needs a positive zeta (1 to 2 is usual), got {self.zeta}")
 
     def answer(
         self,

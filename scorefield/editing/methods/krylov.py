@@ -51,10 +51,27 @@ def _divided(x: Tensor, size: Tensor, before: Tensor) -> Tensor:
 
 
 def _shares(columns: list[list[Tensor]], size: Tensor) -> list[Tensor]:
-    """argmin_c ‖ ‖y‖ e₁ − H c ‖ with H the Hessenberg matrix of these columns."""
-    count = len(columns)
-    zero = torch.zeros_like(size)
-    rows = [[column[i] if i < len(column) else zero for column in columns] for i in range(count + 1)]
-    matrix = torch.stack([torch.stack(row, -1) for row in rows], -2).double()
-    found = torch.linalg.pinv(matrix)[:, :, 0] * size.double()[:, None]
-    return list(found.to(size.dtype).unbind(1))
+    """argmin_c ‖ ‖y‖ e₁ − H c ‖ with H the Hessenberg matrix of these columns: Givens' rotations make it triangular."""
+    right: list[Tensor] = [size]
+    rotations: list[tuple[Tensor, Tensor]] = []
+    triangle: list[list[Tensor]] = []
+    for given in columns:
+        column = list(given)
+        for i, (cos, sin) in enumerate(rotations):
+            column[i], column[i + 1] = cos * column[i] + sin * column[i + 1], cos * column[i + 1] - sin * column[i]
+        length = (column[-2] ** 2 + column[-1] ** 2).clamp(min=1e-60 if size.dtype == torch.float64 else 1e-36).sqrt()
+        rotations.append((column[-2] / length, column[-1] / length))
+        triangle.append([*column[:-2], length])
+        right[-1:] = [rotations[-1][0] * right[-1], -rotations[-1][1] * right[-1]]
+    return _back(triangle, right)
+
+
+def _back(triangle: list[list[Tensor]], right: list[Tensor]) -> list[Tensor]:
+    """R c = g for upper triangular R, by columns; 0 where a column is nothing."""
+    found: list[Tensor] = []
+    for i in reversed(range(len(triangle))):
+        known = [triangle[i + 1 + k][i] * share for k, share in enumerate(found)]
+        left = right[i] - sum(known[1:], known[0]) if known else right[i]
+        is_something = triangle[i][i] > 1e-15
+        found.insert(0, torch.where(is_something, left / triangle[i][i], 0.0))
+    return found

@@ -38,7 +38,7 @@ class MomentMatching(Twisting):
         UsageError: no iterations, or σ_d is not positive.
     """
 
-    iterations: int = 3
+    iterations: int = 2
     data_std: float = 0.5
 
     def __post_init__(self) -> None:

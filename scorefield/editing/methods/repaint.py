@@ -40,8 +40,8 @@ class RePaint(Method):
         UsageError: settings that are no such numbers.
     """
 
-    jump: int = 10
-    repeats: int = 10
+    jump: int = 5
+    repeats: int = 2
 
     def __post_init__(self) -> None:
         _check(self.jump, self.repeats)

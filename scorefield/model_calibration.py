@@ -65,6 +65,14 @@ def read_calibration(folder: str | os.PathLike[str], tensors: Mapping[str, Tenso
     return found
 
 
+def _require_scale_alone(model: Model) -> None:
+    """Refuse a model with guides, whose flow a calibration could not be told from another's by. Raises UsageError."""
+    if not model.guides.are_plain:
+        raise UsageError(
+            "a calibration is of a scale of guidance alone, and this model has an interval, a rescaling, a classifier or a guide; calibrate the model without, or draw with another sampler"
+        )
+
+
 def calibrate_model(
     model: Model,
     *,
@@ -88,11 +96,12 @@ def calibrate_model(
         progress: told of every plan.
 
     Raises:
-        UsageError: impossible budgets, too few pilots, a model whose answers are not finite.
+        UsageError: impossible budgets, too few pilots, a model with guides, one whose answers are not finite.
     """
     from scorefield.samplers.calibration.calibrate import BUDGETS, calibrate, pilot_count
     from scorefield.samplers.calibration.planning import Spectrum
 
+    _require_scale_alone(model)
     count = pilot_count(model.config.shape) if pilots is None else pilots
     if count < 1:
         raise UsageError(f"a calibration needs pilots, got {count}")
@@ -128,13 +137,14 @@ def tune_model(
     """Tune a model for small budgets; as `calibrate_model`, with a longer search that is judged on fresh noise.
 
     Raises:
-        UsageError: impossible budgets, too few pilots, a model whose answers are not finite.
+        UsageError: impossible budgets, too few pilots, a model with guides, one whose answers are not finite.
     """
     from scorefield.samplers.calibration.calibrate import pilot_count, require_budgets, require_rounds
     from scorefield.samplers.calibration.pilots import Problem
     from scorefield.samplers.calibration.planning import Spectrum
     from scorefield.samplers.calibration.tuning import tune
 
+    _require_scale_alone(model)
     require_budgets(budgets)
     require_rounds(rounds)
     count = pilot_count(model.config.shape) if pilots is None else pilots

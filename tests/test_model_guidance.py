@@ -15,6 +15,7 @@ import scorefield as sf
 from scorefield.denoisers import Autoguided, ClassifierFree, Guided
 from scorefield.errors import UsageError
 from scorefield.model import Model
+from scorefield.model_calibration import tune_model
 from scorefield.model_guidance import checkpoint_model
 from tests.worlds import normal
 
@@ -113,6 +114,15 @@ def test_a_guided_model_is_not_walked_by_anothers_calibration(model: Model) -> N
         calibrated.with_autoguidance(model),
     ):
         assert other.ready(sampler).calibration is None  # type: ignore[attr-defined]
+
+
+def test_a_model_with_guides_is_not_calibrated(model: Model) -> None:
+    """Kept with its scale alone, its plans would be taken for those of the model without the guides."""
+    for other in (model.with_guidance(2.0, (0.2, 4.0)), model.with_autoguidance(model)):
+        with pytest.raises(UsageError, match="of a scale of guidance alone"):
+            other.calibrated(budgets=[5], pilots=16, rounds=0)
+        with pytest.raises(UsageError, match="of a scale of guidance alone"):
+            tune_model(other, budgets=[5], pilots=16, rounds=0)
 
 
 def test_sample_k_does_not_depend_on_the_batch(model: Model) -> None:

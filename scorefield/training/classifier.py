@@ -129,6 +129,15 @@ def fit_classifier(
     Raises:
         UsageError: data without labels, of another kind or with other classes than the model's; an impossible plan.
         DivergedError: the loss was not finite.
+
+    Example:
+        >>> import numpy as np, scorefield as sf
+        >>> points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+        >>> data = sf.open_data(points, labels=np.arange(40) % 2)
+        >>> model = sf.fit(data, steps=1)
+        >>> found = sf.fit_classifier(model, data, sf.ClassifierPlan(steps=1, batch=8))
+        >>> model.with_classifier(found.classifier, scale=2.0).sample(3, classes="1").shape
+        (3, 2)
     """
     plan = plan or ClassifierPlan()
     labels = _require_classes(model, dataset)

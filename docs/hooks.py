@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "sample", "data", "evaluate", "report", "likelihood", "rate-distortion")
+COMMANDS = ("train", "sample", "edit", "interpolate", "invert", "data", "evaluate", "report", "likelihood", "rate-distortion")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -98,6 +98,18 @@ def test_what_it_knows_falls_with_the_noise(fitted: FittedClassifier) -> None:
     assert fitted.levels[0].standard_error == pytest.approx(math.sqrt(p * (1 - p) / fitted.levels[0].count))
 
 
+def test_levels_are_those_that_are_named(model: Model, fitted: FittedClassifier) -> None:
+    """What the exact classifier knows at σ/α, to within what 300 examples and 400 steps leave; at twice or half the ratio it is farther off."""
+    path, truth = model.config.path, exact(model)
+    labels = truth.mixture.draw_components(4000, seeded(6))
+    x_0 = truth.mixture.means[labels] + normal(4000, 2, seed=7) * truth.mixture.covariances[0].diagonal().sqrt()
+    for ratio in (0.5, 2.0):
+        t, level = float(path.time_of(-math.log(ratio))), next(row for row in fitted.levels if row.ratio == ratio)
+        x_t = path.perturb(x_0, torch.full((4000,), t, dtype=torch.float64), normal(4000, 2, seed=8))
+        wanted = -float(truth.log_probability(x_t, t, labels).mean())
+        assert level.cross_entropy == pytest.approx(wanted, abs=0.08)
+
+
 def test_beyond_all_signal_it_says_how_frequent_classes_are(fitted: FittedClassifier) -> None:
     """Its gradient there is multiplied by σ²/α without a bound: it must be none at all, not a small error."""
     labels, x_t = torch.tensor([0, 1, 2]), normal(3, 2).float().requires_grad_()

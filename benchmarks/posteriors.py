@@ -30,9 +30,9 @@ from scorefield.denoisers import GaussianMixture
 from scorefield.editing.exact import conditioned
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods import (
-    METHODS,
     DDRM,
     DPS,
+    METHODS,
     DiffPIR,
     MomentMatching,
     PiGDM,

@@ -125,7 +125,7 @@ _PUBLIC = {
     "samplers.calibration.calibrate": ("calibrate",),
     "model_calibration": ("calibrate_model", "tune_model"),
     "model_classifier": ("NoiseClassifier", "load_classifier"),
-    "model_guidance": ("checkpoint_model",),
+    "training.earlier": ("checkpoint_model",),
     "training.classifier": ("ClassifierPlan", "fit_classifier"),
     "coding.codec": ("Codec",),
     "coding.profile": ("CodecProfile",),

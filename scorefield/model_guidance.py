@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
@@ -110,33 +109,3 @@ def _require_free(model: Model, what: str, otherwise: str) -> None:
         raise UsageError(
             f"{what} compares with the model without its condition, which this one was not trained to be (label_dropout=0); {otherwise}, or train with --set label_dropout=0.1"
         )
-
-
-def checkpoint_model(model: Model, run: str | os.PathLike[str], name: str) -> Model:
-    """A run's model as it was at one of the checkpoints that are kept, its averaged weights.
-
-    Args:
-        model: the run's.
-        run: its folder.
-        name: of the checkpoint, `step-N`.
-
-    Raises:
-        UsageError: no such checkpoint, with those there are.
-        RefusedFileError: it is damaged.
-    """
-    from pathlib import Path
-
-    from scorefield.training.checkpoints import read_checkpoint
-
-    folder = Path(run, "checkpoints")
-    there = sorted(each.name for each in folder.glob("step-*")) if folder.is_dir() else []
-    if name not in there:
-        raise UsageError(f"there is no checkpoint '{name}' in {folder}; there are: {', '.join(there) or 'none'}")
-    weights = {
-        key.removeprefix("average."): tensor
-        for key, tensor in read_checkpoint(folder / name).tensors.items()
-        if key.startswith("average.")
-    }
-    network = model.config.build_network().to(model.device)
-    network.load_state_dict(weights)
-    return replace(model, network=network.eval(), calibration=None)

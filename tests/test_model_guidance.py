@@ -16,7 +16,7 @@ from scorefield.denoisers import Autoguided, ClassifierFree, Guided
 from scorefield.errors import UsageError
 from scorefield.model import Model
 from scorefield.model_calibration import tune_model
-from scorefield.model_guidance import checkpoint_model
+from scorefield.training.earlier import checkpoint_model
 from tests.worlds import normal
 
 NETWORK: dict[str, Any] = {

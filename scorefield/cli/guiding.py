@@ -99,7 +99,7 @@ class Guidance:
         """Another run's model, or a checkpoint of this one."""
         name = self.autoguide or ""
         if name.startswith("step-") and not os.path.isdir(name):
-            from scorefield.model_guidance import checkpoint_model
+            from scorefield.training.earlier import checkpoint_model
 
             return checkpoint_model(model, run, name)
         return load_model(name, str(model.device), calibrated=False)

@@ -120,6 +120,8 @@ _PUBLIC = {
     "editing.operators": ("Dense", "LinearOperator", "Mask", "Matrixless", "Projection", "Separable"),
     "editing.measurement": ("Measurement",),
     "editing.posterior": ("Posterior",),
+    "editing.sdedit": ("SDEdit",),
+    "editing.latents": ("slerp",),
     "streams": ("BrownianPath", "SampleStreams"),
     "data": ("open_data",),
     "samplers.calibration.calibrate": ("calibrate",),

@@ -2,7 +2,7 @@
 
     make guidance RUN=runs/fashion TRAIN=train-images TEST=test-images
 
-Classes are asked for in turn. A classifier that has nothing to do with the model, fitted on the clean training data, says which class each
+Classes are asked for in turn. A classifier fitted on the clean training data, and on nothing of the model, says which class each
 sample is of; its own accuracy on TEST is the first line, and the row `data` is TEST itself. Fréchet distance, precision and recall are
 measured in that classifier's last hidden layer, against as many examples of TEST as there are samples.
 """

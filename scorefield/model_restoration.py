@@ -12,6 +12,7 @@ y is an array of integers, that is added to σ_y². What a mask shows without no
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from scorefield.data.representation import Representation
 from scorefield.editing.measurement import Measurement
-from scorefield.editing.methods import Replacement
-from scorefield.editing.operators import Dense, LinearOperator, Mask, Matrixless, Separable
+from scorefield.editing.methods import DDRM, DPS, PiGDM
+from scorefield.editing.operators import Decomposed, Dense, LinearOperator, Mask, Matrixless, Separable
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete, Path
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 STEPS = 100
 ROUNDING = 1.0 / 12.0
 """The variance of what rounding to whole numbers adds."""
-
-_RECOMMENDED: dict[type[LinearOperator], Method] = {}
 
 _APART = 1 << 32
 """How far apart the numbers of two pictures' samples are."""
@@ -111,10 +110,8 @@ def restore_each(
     chosen, walker = method or method_for(operator), sampler or sampler_for(model.config.path)
     wanted = model.wanted(1, classes, condition)
     drawn, asked = [], 0
-    rows = [(picture, k) for picture in range(len(ys)) for k in range(count)]
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        measurement = replace(known, y=known.y[[picture for picture, _ in part]])
+    for part in _parts(len(ys), count, batch, alone=chosen.is_exact):
+        measurement = replace(known, y=known.y[_rows([picture for picture, _ in part])])
         x, evaluations = _drawn(model, measurement, chosen, walker, _streams(model, seed, part, first), wanted)
         drawn.append(model.config.representation.from_model(x))
         asked = max(asked, evaluations)
@@ -323,13 +320,28 @@ def _require_noise(noise: float) -> None:
 
 
 def method_for(operator: LinearOperator) -> Method:
-    """The method that measures best for an operator."""
-    return _RECOMMENDED.get(type(operator), Replacement())
+    """What measures best (docs: Restoration by every method): DPS for holes, DDRM where A's decomposition is known, ΠGDM elsewhere."""
+    if isinstance(operator, Mask):
+        return DPS()
+    return DDRM() if isinstance(operator, Decomposed) else PiGDM()
 
 
 def sampler_for(path: Path) -> Sampler:
     """DDIM with η = 1: a hundred steps whose noise lets the parts of a sample come to agree with what is known."""
     return DDIM(steps=min(STEPS, path.steps) if isinstance(path, Discrete) else STEPS, eta=1.0)
+
+
+def _parts(pictures: int, count: int, batch: int, alone: bool) -> Iterator[list[tuple[int, int]]]:
+    """(picture, sample) of all samples, at most `batch` at a time; of one picture at a time where it must be `alone`."""
+    rows = [(picture, k) for picture in range(pictures) for k in range(count)]
+    for group in (rows[i * count : (i + 1) * count] for i in range(pictures)) if alone else (rows,):
+        for start in range(0, len(group), batch):
+            yield group[start : start + batch]
+
+
+def _rows(pictures: list[int]) -> list[int]:
+    """One measurement for all where it is one, as methods that ask for many points a sample need it."""
+    return pictures[:1] if len(set(pictures)) == 1 else pictures
 
 
 def _streams(model: Model, seed: int, rows: list[tuple[int, int]], first: int) -> SampleStreams:

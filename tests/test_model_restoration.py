@@ -12,6 +12,7 @@ import torch
 
 from scorefield.data.representation import Representation
 from scorefield.denoisers import Preconditioned
+from scorefield.editing.methods import DDRM, DPS, PiGDM, Replacement
 from scorefield.editing.operators import Dense, LinearOperator, Mask, Matrixless, Projection, Separable
 from scorefield.errors import UsageError
 from scorefield.model import Model
@@ -24,6 +25,7 @@ from scorefield.model_restoration import (
     hole,
     layout_of,
     measured,
+    method_for,
     restore_each,
     sampler_for,
 )
@@ -36,7 +38,7 @@ FLOATS = Representation((3,), "float32", "array", (5.0,), (3.0,))
 GREY = Representation((1, 4, 6), "uint8", "image", (127.5,), (127.5,), 0, 256)
 COLOUR = Representation((3, 4, 4), "uint8", "image", (127.5,), (127.5,), 0, 256)
 UNEQUAL = Representation((3, 4, 4), "float64", "array", (1.0, -40.0, 0.5), (0.5, 20.0, 2.0))
-QUICK: dict[str, Any] = {"sampler": DDIM(steps=4, eta=1.0)}
+QUICK: dict[str, Any] = {"sampler": DDIM(steps=4, eta=1.0), "method": Replacement()}
 
 
 def gaussian(representation: Representation, **values: Any) -> Model:
@@ -83,7 +85,8 @@ def _pictured(representation: Representation, values: dict[str, Any]) -> ModelCo
 def test_a_sum_of_gaussian_coordinates_has_their_exact_posterior() -> None:
     """x ~ N(5, 2.1²) and x₁ + x₂ = 14: means 7, 7, 5, deviations 2.1/√2, 2.1/√2, 2.1; a shift forgotten moves them  (M42)."""
     model, operator = gaussian(FLOATS), Dense(torch.tensor([[1.0, 1.0, 0.0]]))
-    found = model.restore([14.0], operator, count=4000, sampler=DDIM(steps=200, eta=1.0), batch=4000)
+    walk = {"sampler": DDIM(steps=200, eta=1.0), "method": Replacement(), "batch": 4000}
+    found = model.restore([14.0], operator, count=4000, **walk)
     assert found.samples[:, :2].sum(1) == pytest.approx(np.full(4000, 14.0), abs=1e-4)
     deviations = 2.1 * np.array([math.sqrt(0.5), math.sqrt(0.5), 1.0])
     assert (np.abs(found.mean - [7.0, 7.0, 5.0]) < 4.5 * deviations / math.sqrt(4000)).all(), found.mean
@@ -273,6 +276,13 @@ def test_a_model_of_classes_restores_with_one_or_with_none() -> None:
     assert asked[-1] == [1, 1]
     model.restore(np.zeros((4, 6)), operator, count=2, **QUICK)
     assert asked[-1] in (None, [2, 2])
+
+
+def test_the_usual_method_is_that_of_the_operators_kind() -> None:
+    """Holes, operators with a decomposition, and others."""
+    anything = Matrixless(lambda x: x, lambda y: y, GREY.shape, GREY.shape)
+    operators = (Mask(torch.ones(GREY.shape) > 0), Separable.identity(GREY.shape), anything)
+    assert [type(method_for(operator)) for operator in operators] == [DPS, DDRM, PiGDM]
 
 
 def test_the_usual_sampler_fits_a_short_chain() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from scorefield.networks.specs import NETWORKS, MLPSpec, UNetSpec, default_network
+from scorefield.networks.specs import NETWORKS, MLPSpec, UNetSpec, default_classifier, default_network
 
-__all__ = ["NETWORKS", "MLPSpec", "UNetSpec", "default_network", "fastest_dtype"]
+__all__ = ["NETWORKS", "MLPSpec", "UNetSpec", "default_classifier", "default_network", "fastest_dtype"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ returns a tensor of the shape of `x`, or with `out_channels` channels, and start
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from scorefield.errors import UsageError
@@ -18,7 +18,7 @@ from scorefield.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NETWORKS", "MLPSpec", "UNetSpec", "default_network"]
+__all__ = ["NETWORKS", "MLPSpec", "UNetSpec", "default_classifier", "default_network"]
 
 
 _MOST_PERIODS = 64
@@ -235,6 +235,29 @@ def default_network(shape: tuple[int, ...]) -> UNetSpec | MLPSpec:
     return _default_unet(shape[1:])
 
 
+def default_classifier(shape: tuple[int, ...]) -> UNetSpec | MLPSpec:
+    """The network whose way down classifies samples of `shape`: narrower than the one that draws them, without attention.
+
+    Raises:
+        UsageError: the shape is not that of a point, a series, an image or a volume.
+
+    >>> default_classifier((1, 28, 28)).widths
+    (32, 64, 96)
+
+    """
+    drawing = default_network(shape)
+    if isinstance(drawing, MLPSpec):
+        return replace(drawing, depth=2, dropout=_DROPOUT)
+    levels = 1
+    while _positions(shape[1:], drawing.fold * 2 ** (levels - 1)) > _CLASSIFIED_POSITIONS:
+        levels += 1
+    widths = (_CLASSIFYING_WIDTHS + _CLASSIFYING_WIDTHS[-1:] * levels)[:levels]
+    return UNetSpec(widths=widths, depths=(1,) * levels, fold=drawing.fold, attention=0, embedding=64, dropout=_DROPOUT)
+
+
+_DROPOUT = 0.1
+_CLASSIFIED_POSITIONS = 16
+_CLASSIFYING_WIDTHS = (32, 64, 96)
 _FINEST_POSITIONS = 1024  # more positions than this cost more time than full resolution is worth: fold more
 _ATTENDED_POSITIONS = 64  # attention is cheap, and sees a whole sample, on this many positions
 _WIDTHS = (64, 96, 160)  # from the finest of many levels to the lowest; narrower convolutions waste the processor

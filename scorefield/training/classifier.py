@@ -22,7 +22,7 @@ from scorefield.errors import DivergedError, UsageError
 from scorefield.model import Model
 from scorefield.model_classifier import ClassifierConfig, NoiseClassifier
 from scorefield.model_config import KINDS, NetworkSpec, versions
-from scorefield.networks import default_network
+from scorefield.networks import default_classifier
 from scorefield.objectives.times import Uniform
 from scorefield.paths import Path
 from scorefield.records import from_plain, to_plain
@@ -35,7 +35,6 @@ RATIOS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _PLAIN = 4.0
 """The log-SNR above which no noise hides a class that can be seen at all."""
 
-_DROPOUT = 0.1
 _MOST_HELD_OUT = 2000
 _WARMUP = 0.05
 _JUDGED_AT_A_TIME = 512
@@ -60,7 +59,7 @@ class ClassifierPlan:
     steps: int = 3000
     minutes: float | None = None
     batch: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     held_out: int | None = None
     seed: int = 0
@@ -188,7 +187,7 @@ def _parts(count: int, plan: ClassifierPlan) -> tuple[np.ndarray, np.ndarray]:
 
 def _config(model: Model, dataset: Dataset, labels: np.ndarray, plan: ClassifierPlan) -> ClassifierConfig:
     own, counts = model.config, np.bincount(labels, minlength=dataset.classes)
-    suited = replace(default_network(own.shape), dropout=_DROPOUT)
+    suited = default_classifier(own.shape)
     network: NetworkSpec = from_plain(type(suited), to_plain(suited) | plan.network, KINDS, "network")
     return ClassifierConfig(
         path=own.path,

@@ -31,7 +31,7 @@ _POOLS: dict[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvg
 class UNetClassifier(nn.Module):
     """The descent of a `UNetSpec`, means over at most four cells a side, a hidden layer, and logits  (Dhariwal & Nichol 2021, section 4.1).
 
-    Cells, and not one mean over all: where something is tells classes apart, and is learned ten times as fast so.
+    Cells, and not one mean over all: where something is tells classes apart.
 
     Args:
         spec: widths, depths and the rest.

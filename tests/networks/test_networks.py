@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from scorefield.errors import UsageError
-from scorefield.networks import NETWORKS, MLPSpec, UNetSpec, default_network
+from scorefield.networks import NETWORKS, MLPSpec, UNetSpec, default_classifier, default_network
 from scorefield.networks.layers import with_waves
 
 SMALL = UNetSpec(widths=(16, 32), depths=(1, 1), head_width=16, embedding=16)
@@ -223,6 +223,13 @@ def test_classifiers_use_all_that_they_have(shape: tuple[int, ...]) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 64, 64), (1, 1, 1)])
+def test_there_is_a_classifier_for_data_of_any_shape(shape: tuple[int, ...]) -> None:
+    """What `train-classifier` builds without being told: a side too short for its levels would end in an empty cell."""
+    network = default_classifier(shape).build_classifier(shape, 3)
+    assert network(torch.randn(2, *shape), torch.randn(2)).shape == (2, 3)
 
 
 def test_classifiers_of_nothing_are_refused() -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ from scorefield.cli.common import (
     set_threads,
 )
 from scorefield.cli.conditions import conditions_of
+from scorefield.cli.guiding import Guidance
 from scorefield.cli.restored_files import Restoration, folder_files, psnr_rows, strip
 from scorefield.errors import UsageError, unknown_name
 from scorefield.records import by_kind, from_plain, kind_of, to_plain
@@ -94,8 +95,8 @@ class Restoring(Command, ABC):
     condition: str | None = None
     """For a model of conditions: numbers with commas between them."""
 
-    guidance: float | None = None
-    """Scale of classifier-free guidance towards the class; the model's own without it."""
+    bent: Annotated[Guidance, tyro.conf.OmitArgPrefixes] = field(default_factory=Guidance)
+    """How what is restored is guided."""
 
     seed: int = 0
     """Sample k of a seed is the same whatever -n and --batch are."""
@@ -174,11 +175,8 @@ class Restoring(Command, ABC):
             raise UsageError(
                 "this model was trained with label_dropout=0 and never saw data without a class; give one with --class"
             )
-        if self.guidance is None:
-            return model
-        if self.class_ is None and self.condition is None:
-            raise UsageError(f"--guidance {self.guidance:g} leads to a class; give one with --class, or leave it out")
-        return model.with_guidance(self.guidance)
+        has_label = self.class_ is not None or self.condition is not None
+        return self.bent.guided(model, self.model, has_label=has_label)
 
     # ── method and sampler ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -144,6 +144,7 @@ def _walks(path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("walk", ["MALA", "corrector"])
 def test_a_metropolis_walk_draws_from_the_product(walk: str) -> None:
     """(M33, M39) Each level's law is left as it is, whatever the levels before were: moments of the exact product."""
@@ -165,6 +166,7 @@ def test_a_reverse_process_does_not_draw_from_a_product() -> None:
         assert_moments(drawn, *mixture_moments(one.times(other)), errors=8.0)
 
 
+@pytest.mark.slow
 def test_a_metropolis_walk_draws_from_a_quotient() -> None:
     """p₁/p₂^w where it is a density: of two Gaussians it is one."""
     path = EDM(sigma_max=10.0)

@@ -163,7 +163,7 @@ def draw(entry: Entry, cell: Cell, grid: Any = None, seed: int = 3) -> Tensor:
 
 
 def _twisted(particles: int, data_std: float) -> Method:
-    return TwistedSMC(particles, data_std=data_std, at_once=16384)
+    return TwistedSMC(particles, data_std=data_std, at_once=2048)
 
 
 def entries() -> list[Entry]:
@@ -171,7 +171,7 @@ def entries() -> list[Entry]:
     twisted = [Entry(f"TwistedSMC, K = {k}", partial(_twisted, k), STEPS, 2, k) for k in (4, 16, 64)]
     return [
         Entry("Replacement", lambda _: Replacement()),
-        Entry("RePaint", lambda _: RePaint(), STEPS // 2),
+        Entry("RePaint", lambda _: RePaint(), STEPS // 4),
         Entry("DDRM", lambda _: DDRM()),
         Entry("DiffPIR", lambda _: DiffPIR()),
         Entry("DPS", lambda std: DPS(data_std=std), products=1),
@@ -227,19 +227,22 @@ def tune(name: str, dimensions: list[int]) -> None:
         print(f"{name} {entry.name:28} " + " | ".join(line), flush=True)
 
 
-def measure(dimensions: list[int]) -> list[dict[str, Any]]:
+def measure(dimension: int) -> list[dict[str, Any]]:
     """Every reported method in every cell."""
     rows = []
-    for dimension in dimensions:
-        for entry in entries():
-            if entry.particles * dimension > 1024:
-                continue
-            start = time.perf_counter()
-            for cell in cells(dimension):
-                error = cell.error(draw(entry, cell))
-                rows.append(_row("scorefield", entry.name, entry.price, cell, error))
-            print(f"{dimension:3} {entry.name:22} {time.perf_counter() - start:6.1f} s", file=sys.stderr, flush=True)
+    for entry in entries():
+        if entry.particles * dimension > 1024:
+            continue
+        start = time.perf_counter()
+        for cell in cells(dimension):
+            error = cell.error(draw(entry, cell))
+            rows.append(_row("scorefield", entry.name, entry.price, cell, error))
+        print(f"{dimension:3} {entry.name:22} {time.perf_counter() - start:6.1f} s", file=sys.stderr, flush=True)
     return rows
+
+
+def _read(file: File) -> list[dict[str, Any]]:
+    return list(json.loads(file.read_text())) if file.exists() else []
 
 
 def _row(library: str, name: str, price: int, cell: Cell, error: dict[str, float]) -> dict[str, Any]:
@@ -274,11 +277,14 @@ def moments(rows: list[dict[str, Any]]) -> str:
         values = []
         for d in dimensions:
             of = [row for row in rows if (row["method"], row["dimension"], row["library"]) == (name, d, "scorefield")]
-            for key in ("mean", "covariance"):
-                shown = f"{sum(row[key] for row in of) / len(of):.3f} ({sum(row[key + '_floor'] for row in of) / len(of):.3f})"
-                values.append(shown if of else "—") if of else values.append("—")
+            values += [_beside_floor(of, key) if of else "—" for key in ("mean", "covariance")]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join(lines)
+
+
+def _beside_floor(rows: list[dict[str, Any]], key: str) -> str:
+    found, floor = (sum(row[name] for row in rows) / len(rows) for name in (key, f"{key}_floor"))
+    return f"{found:.3f} ({floor:.3f})"
 
 
 def picture(file: File) -> None:
@@ -307,6 +313,7 @@ def main() -> int:
     parser.add_argument("--dimensions", type=int, nargs="+", default=sorted(SHAPES))
     parser.add_argument("--tune")
     parser.add_argument("--picture", type=File)
+    parser.add_argument("--again", action="store_true", help="print the tables of what was measured before")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.tune:
@@ -316,11 +323,12 @@ def main() -> int:
         picture(options.picture)
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = measure(options.dimensions)
-    (options.folder / "ours.json").write_text(json.dumps(rows))
-    peers = options.folder / "azula.json"
-    others = json.loads(peers.read_text()) if peers.exists() else []
-    print(table(rows + others) + "\n\n" + moments(rows))
+    ours = options.folder / "ours.json"
+    for dimension in () if options.again else options.dimensions:
+        others = [row for row in _read(ours) if row["dimension"] != dimension]
+        ours.write_text(json.dumps(sorted(others + measure(dimension), key=lambda row: row["dimension"])))
+    rows = _read(ours)
+    print(table(rows + _read(options.folder / "azula.json")) + "\n\n" + moments(rows))
     return 0
 
 

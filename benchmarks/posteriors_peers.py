@@ -1,6 +1,6 @@
 """azula's restoration methods on the worlds of `posteriors.py`: runs in an environment of its own (`make peers`).
 
-Each gets the same denoiser, 100 evaluations, and the same noise levels, uniform in log σ/α; its parameters are its defaults, and the best of
+DPS divides by the residual's norm over the whole batch, so that its strengths go higher than for one sample. Each gets the same denoiser, 100 evaluations, and the same noise levels, uniform in log σ/α; its parameters are its defaults, and the best of
 a small search in hindsight for each dimension and noise. Those that know no noise are given what they take.
 
     .venv-peers/bin/python benchmarks/posteriors_peers.py
@@ -49,7 +49,7 @@ class Setting:
 
 def settings() -> Iterator[Setting]:
     """Defaults first."""
-    for zeta in (1.0, 0.01, 0.03, 0.1, 0.3, 3.0, 10.0):
+    for zeta in (1.0, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0):
         yield Setting("DPS", {"zeta": zeta}, products=1)
     for eta in (0.0, 1.0):
         yield Setting("PGDM", {"eta": eta}, products=1)
@@ -137,10 +137,12 @@ def _denoiser(cell: Cell, times: tuple[float, ...], levels: Tensor) -> Any:
     return Asked()
 
 
-def surveyed(dimension: int, ask: Callable[[Setting, Cell], Tensor]) -> list[dict[str, Any]]:
+def surveyed(dimension: int, methods: list[str], ask: Callable[[Setting, Cell], Tensor]) -> list[dict[str, Any]]:
     """Rows of each method's defaults, and of its best setting for each noise."""
     found: dict[str, list[tuple[Setting, list[tuple[Cell, dict[str, float]]]]]] = {}
     for setting in settings():
+        if methods and setting.method not in methods:
+            continue
         start = time.perf_counter()
         results = []
         for cell in cells(dimension):
@@ -171,12 +173,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=File, default=File("runs/posteriors"))
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16])
+    parser.add_argument("--methods", nargs="+", default=[], help="these alone; the others' rows are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for dimension in options.dimensions for row in surveyed(dimension, run)]
-    (options.folder / "azula.json").write_text(json.dumps(rows))
+    file = options.folder / "azula.json"
+    before = json.loads(file.read_text()) if options.methods and file.exists() else []
+    rows = [row for dimension in options.dimensions for row in surveyed(dimension, options.methods, run)]
+    measured = {row["method"] for row in rows}
+    file.write_text(json.dumps([*rows, *(row for row in before if row["method"] not in measured)]))
     return 0
 
 

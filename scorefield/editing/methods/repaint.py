@@ -2,8 +2,9 @@ r"""RePaint: replacement, and every part of the way walked several times  (Lugma
 
     down from t to s by any sampler,   x_t = α_{t|s} x_s + σ_{t|s} z   (M4),   and down again
 
-What replacement put beside the prior's own part at s is noised together and denoised together, so that the one comes to fit the
-other: a Gibbs-like chain whose bias, replacement's, falls with the repeats. The samplers' `Restart` goes up in a few intervals of σ/α
+and what is measured met again before each turn with noise of its own, x_t + A⁺ (α_t y + σ_t A z − A x_t), for the noise that a chain hands
+on is what its unmeasured part has fitted itself to. What stands beside the measurement at s is noised and denoised together with it, so that
+the one comes to fit the other: a Gibbs-like chain whose bias, replacement's, falls with the repeats. The samplers' `Restart` goes up in a few intervals of σ/α
 with Heun's steps of its own, to forget a solver's errors; here the whole way is repeated, part by part, in the inner
 sampler's steps and times, the last part too, to forget how the measurement was first met.
 """
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, final
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods.replacement import Replacement
-from scorefield.editing.posterior import Method
+from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.samplers import Ancestral, Grid, Sampler, State
@@ -40,8 +41,8 @@ class RePaint(Method):
         UsageError: settings that are no such numbers.
     """
 
-    jump: int = 5
-    repeats: int = 2
+    jump: int = 1
+    repeats: int = 4
 
     def __post_init__(self) -> None:
         _check(self.jump, self.repeats)
@@ -114,10 +115,21 @@ class Resampled(Sampler):
                 if turn:
                     scale, std = _upwards(denoiser.path, part[-1], part[0])
                     x = (x * scale).add_(draw(x), alpha=std)
+                if not self.is_deterministic:
+                    x = _met_again(denoiser, x, part[0], draw)
                 before = asked
                 for state in self.inner.walk(denoiser, x, part, draw, condition):
                     x, asked = state.x, before + state.evaluations
                     yield replace(state, evaluations=asked)
+
+
+def _met_again(denoiser: Denoiser, x_t: Tensor, t: float, draw: Draw) -> Tensor:
+    """x_t + A⁺ (α_t y + σ_t A z − A x_t): what is measured with noise that the rest has not seen; of a denoiser without measurement x_t."""
+    if not isinstance(denoiser, Posterior):
+        return x_t
+    known, path = denoiser.measurement, denoiser.path
+    y = path.alpha(t) * known.y.to(x_t) + path.sigma(t) * known.operator(draw(x_t))
+    return x_t + Measurement(known.operator, y).correction(x_t)
 
 
 def _upwards(path: Path, s: float, t: float) -> tuple[float, float]:

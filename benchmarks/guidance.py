@@ -4,14 +4,15 @@
 
 Classes are asked for in turn. A classifier fitted on the clean training data, and on nothing of the model, says which class each
 sample is of; its own accuracy on TEST is the first line, and the row `data` is TEST itself. Fréchet distance, precision and recall are
-measured in that classifier's last hidden layer, against as many examples of TEST as there are samples.
+measured in that classifier's last hidden layer, against as many examples of TEST as there are samples. With --classifier 1,2 guidance
+is by RUN's own classifier of noisy samples (`scorefield train-classifier`), at these scales.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from scorefield.errors import UsageError
 from scorefield.evaluation.distances import Estimate, frechet_distance, mean_estimate, neighbourhood
 from scorefield.evaluation.features import Classifier, fit_features
 from scorefield.model import Model
+from scorefield.model_classifier import load_classifier
 from scorefield.samplers import Calibrated
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
@@ -116,6 +118,17 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def plans(options: argparse.Namespace, model: Model) -> Iterator[tuple[float, Interval | None, Model]]:
+    """What is measured: scales and intervals, and the model guided so."""
+    if options.classifier is None:
+        for scale, interval in (*((scale, None) for scale in SCALES), *INTERVALS):
+            yield scale, interval, model.with_guidance(scale, interval)
+        return
+    classifier = load_classifier(options.run, model)
+    for scale in map(float, options.classifier.split(",")):
+        yield scale, None, model.with_classifier(classifier, scale)
+
+
 def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -125,6 +138,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="samples of each row")
     parser.add_argument(
         "--steps", type=int, default=15, help="evaluations a sample, of the default sampler, uncalibrated"
+    )
+    parser.add_argument(
+        "--classifier", metavar="W,W", help="guide by the run's classifier at these scales, without a picture"
     )
     parser.add_argument("--image", type=Path, default=Path("docs/images/guidance.png"))
     options = parser.parse_args()
@@ -138,13 +154,14 @@ def main() -> None:
     others = np.arange(options.count, min(2 * options.count, len(test)))
     print(judge.row(torch.from_numpy(test.batch(others)), torch.from_numpy(test.labels[others])), flush=True)
     rows = []
-    for scale, interval in (*((scale, None) for scale in SCALES), *INTERVALS):
+    for scale, interval, guided in plans(options, model):
         started = time.perf_counter()
-        x, labels = drawn(model.with_guidance(scale, interval), options.count, options.steps)
+        x, labels = drawn(guided, options.count, options.steps)
         seconds = time.perf_counter() - started
         rows.append(judge.row(x, labels, scale, interval))
         print(f"{rows[-1]} {1000 * seconds / options.count:.0f} ms a sample", flush=True)
-    picture(rows, options.image)
+    if options.classifier is None:
+        picture(rows, options.image)
 
 
 if __name__ == "__main__":

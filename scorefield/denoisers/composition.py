@@ -101,7 +101,7 @@ class Product(_Product):
         >>> import scorefield as sf, torch
         >>> one, eye = torch.ones(1), torch.eye(2)[None]
         >>> left, right = (sf.GaussianMixture(sf.VP(), one, torch.full((1, 2), m), eye) for m in (-1.0, 3.0))
-        >>> sf.Product((left, right))(torch.zeros(1, 2), 1e-5).score
+        >>> sf.Product((left, right))(torch.zeros(1, 2), 1e-5).score.round()
         tensor([[2., 2.]])
     """
 

@@ -83,7 +83,7 @@ class Judge:
 
 def drawn(model: Model, count: int, steps: int) -> tuple[Tensor, Tensor]:
     """Samples of the classes in turn, channels first, and their classes."""
-    labels = np.arange(count) % model.config.classes
+    labels = np.arange(count) % len(model.class_names)
     samples = model.sample(count, classes=labels, sampler=Calibrated(steps=steps), seed=0, batch=100)
     return torch.from_numpy(model.config.representation.channels_first(samples)), torch.from_numpy(labels)
 

@@ -241,7 +241,7 @@ class _Asks:
             rows = slice(first, first + self.at_once)
             y = measurement.y[rows] if len(measurement.y) == len(x) else measurement.y
             known = Measurement(measurement.operator, y, measurement.noise)
-            told = condition[rows] if isinstance(condition, Tensor) and len(condition) == len(x) else condition
+            told = condition[rows] if isinstance(condition, torch.Tensor) and len(condition) == len(x) else condition
             parts.append(method.twist(self.posterior.denoiser, known, x[rows], t, told))
         return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -276,7 +276,7 @@ def _islands(x: Tensor, count: int) -> Tensor:
 
 def _repeated(value: Any, count: int) -> Any:
     """One row a sample as K rows a sample; what is the same for all stays as it is."""
-    is_rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1
+    is_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) > 1
     return value.repeat_interleave(count, 0) if is_rows else value
 
 

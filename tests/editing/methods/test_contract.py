@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from typing import Any
 
@@ -203,6 +206,26 @@ def test_a_denoiser_without_measurement_is_refused_with_the_fix(sampler: Sampler
     """A walk that conditions on nothing would return samples of the prior."""
     with pytest.raises(UsageError, match=r"wrap it: Posterior\(denoiser, measurement, method\)"):
         sampler.sample(Shrinking(VP()), normal(2, 3), generator=seeded())
+
+
+def test_particles_have_their_samples_label_and_measurement_outside_of_a_test_run() -> None:
+    """Annotations are placeholders there: who asks `isinstance` of one of them finds no tensor, and no label is repeated."""
+    code = """
+        import torch, scorefield as sf
+        from scorefield.editing.measurement import Measurement
+        from scorefield.editing.methods import TwistedSMC
+        from scorefield.editing.operators import Separable
+        from scorefield.editing.posterior import Posterior
+        def network(x, label, condition):
+            assert condition.tolist() == [1, 1, 1, 2, 2, 2], condition
+            return x * condition[:, None]
+        denoiser = sf.NetworkDenoiser(network, sf.VP(), sf.Noise(label="time"))
+        known, method = Measurement(Separable.identity((4,)), torch.randn(2, 4), 0.3), TwistedSMC(particles=3)
+        sampler = method.sampler(sf.Ancestral(steps=2))
+        generator = torch.Generator().manual_seed(0)
+        sampler.sample(Posterior(denoiser, known, method), torch.randn(2, 4), generator=generator, condition=torch.tensor([1, 2]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)
 
 
 def test_particles_need_a_method_with_a_twist() -> None:

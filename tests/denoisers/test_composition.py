@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scorefield.denoisers import (
     Conditioned,
+    Denoiser,
     GaussianMixture,
     Product,
     ProductEnergy,
@@ -206,6 +207,8 @@ def test_any_rank_goes_through(path: Path, shape: tuple[int, ...]) -> None:
         (lambda: Product(two(VP()), (1.0,)), "as many finite weights"),
         (lambda: Product(two(VP()), spread=0.0), "positive, finite spread"),
         (lambda: Union(two(VP()), (1.0, -1.0)), "positive weights"),
+        (lambda: _build(Union, mixture(VP()), Shrinking(VP())), "draw from each part by itself"),
+        (lambda: _build(ProductEnergy, mixture(VP()), Shrinking(VP())), "use Product"),
         (lambda: negation(*two(VP()), 0.0), "positive, finite weight"),
         (lambda: tempered(mixture(VP()), -1.0), "positive, finite temperature"),
     ],
@@ -214,3 +217,10 @@ def test_what_cannot_be_is_refused(make: Any, message: str) -> None:
     """Each with the fix."""
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def _build(kind: type[Union | ProductEnergy], *parts: Denoiser) -> None:
+    """Construct as a user does, where nobody but the class itself checks types."""
+    composed = object.__new__(kind)
+    object.__setattr__(composed, "denoisers", parts)
+    composed.__post_init__()

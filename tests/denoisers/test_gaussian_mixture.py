@@ -193,6 +193,34 @@ def test_a_point_mass_is_a_gaussian_of_no_width() -> None:
     assert torch.allclose(world(normal(4, 2), 0.5).x0[:, 1], float64([-0.7] * 4))
 
 
+@every_path
+def test_a_mixture_given_its_components_follows_from_the_joint(path: Path) -> None:
+    """log p(x | k ∈ K) = log Σ_K p(x, k) − log Σ_K π_k: weights not scaled anew, or a joint without π, break it."""
+    world, (x, t) = mixture(path), questions(path, 6)
+    chosen = torch.tensor([2, 0])
+    share = (world.weights[chosen].sum() / world.weights.sum()).log()
+    joint = world.log_joint(x, t)
+    assert torch.allclose(joint.logsumexp(1), world.log_density(x, t), rtol=1e-12)
+    assert torch.allclose(world.given(chosen).log_density(x, t), joint[:, chosen].logsumexp(1) - share, rtol=1e-9)
+
+
+def test_a_product_of_mixtures_has_the_moments_of_one_weighed_by_the_other() -> None:
+    """E_{pq/Z}[f] = E_p[q f]/E_p[q], by 400,000 draws of p within 4 standard errors; components weighed without Z_ij are elsewhere."""
+    one, other = mixture(VP()), mixture(VP()).given(torch.tensor([0, 1]))
+    draws = one.draw(400_000, seeded(6))
+    weights = other.log_density(draws, 0.0).exp()
+    mean, covariance = mixture_moments(one.times(other))
+    centred, weights = draws - mean, weights / weights.mean()
+    assert_mean(weights[:, None] * centred, 0.0)
+    assert_mean(weights[:, None, None] * (centred[:, :, None] * centred[:, None, :] - covariance), 0.0)
+
+
+def test_a_power_of_several_components_is_refused() -> None:
+    """(Σ_k p_k)^w is no mixture; a formula that took it componentwise would be wrong without a word."""
+    with pytest.raises(UsageError, match="take a power of one Gaussian"):
+        gaussian(VP()).times(mixture(VP()), 0.5)
+
+
 ONES, MEANS, EYES = torch.ones(2), torch.zeros(2, 3), torch.eye(3).expand(2, 3, 3)
 
 

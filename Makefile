@@ -15,7 +15,7 @@ PEERS_PIP := .venv-peers/bin/python -m pip --disable-pip-version-check install -
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo demo-short figures test lint format types imports equations equations-check docs docs-serve mutation mutation-short \
-        quality score-matching presets likelihood posteriors guidance benchmarks peers frontier crash constraints clean
+        quality score-matching presets likelihood posteriors guidance composition benchmarks peers frontier crash constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -121,6 +121,9 @@ likelihood: .venv/.benchmarks ## likelihoods where the truth is known: errors, b
 
 guidance: .venv/.benchmarks ## accuracy, Fréchet distance, precision and recall over the scale: make guidance RUN=runs/fashion TRAIN=… TEST=…
 	$(ONE_THREAD) $(BIN)/python benchmarks/guidance.py $(RUN) $(TRAIN) $(TEST) --count $(or $(COUNT),1000)
+
+composition: .venv/.benchmarks ## models combined: what samplers draw from products, mixtures and quotients, a table and a picture
+	$(ONE_THREAD) $(BIN)/python benchmarks/composition.py --out docs/images
 
 posteriors: .venv/.benchmarks ## restoration methods beside exact posteriors (azula's too after `make peers`): a table and a picture
 	if [ -e .venv-peers/.built ]; then $(ONE_THREAD) .venv-peers/bin/python benchmarks/posteriors_peers.py; fi

@@ -199,7 +199,7 @@ def _set(name: str, options: dict[str, Any], data_std: float) -> Method:
 def _options(name: str) -> Iterator[tuple[dict[str, Any], int]]:
     tried: dict[str, dict[str, tuple[Any, ...]]] = {
         "dps": {"zeta": (0.3, 1.0, 1.5, 2.0, 3.0, 5.0)},
-        "ddrm": {"eta": (0.5, 0.7, 0.85, 1.0), "eta_b": (0.5, 0.8, 1.0)},
+        "ddrm": {"eta": (0.5, 0.7, 0.85, 1.0), "is_reverse": (False, True)},
         "diffpir": {"weight": (0.3, 1.0, 3.0, 8.0), "zeta": (0.1, 0.3, 0.6, 1.0)},
         "momentmatching": {"iterations": (1, 2, 3)},
         "repaint": {"jump": (1, 2, 5, 10), "repeats": (1, 2, 4, 10)},

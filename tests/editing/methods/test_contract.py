@@ -243,7 +243,6 @@ def test_particles_need_a_method_with_a_twist() -> None:
         ("pigdm", {"data_std": 0.0}, "positive data_std"),
         ("momentmatching", {"iterations": 0}, "at least 1 iteration"),
         ("ddrm", {"eta": 1.5}, "eta from 0 to 1"),
-        ("ddrm", {"eta_b": 0.0}, "eta_b above 0"),
         ("diffpir", {"weight": 0.0}, "positive weight"),
         ("diffpir", {"zeta": -0.1}, "from 0 to 1"),
         ("repaint", {"repeats": 0}, "repeats ≥ 1"),

@@ -1,0 +1,70 @@
+"""DDRM where its draws are known: from the posterior itself if coordinates are independent or measured equally well  (M42)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scorefield.denoisers import GaussianMixture
+from scorefield.editing.exact import conditioned
+from scorefield.editing.measurement import Measurement
+from scorefield.editing.methods import DDRM
+from scorefield.editing.operators import Dense
+from scorefield.editing.posterior import Posterior
+from scorefield.paths import EDM, VP, Path, Rectified
+from scorefield.samplers import Ancestral, LogSNR
+from scorefield.streams import SampleStreams
+from tests.worlds import assert_moments, float64, mixture, mixture_moments, seeded, sliced_wasserstein
+
+PATHS = [VP(), EDM(), Rectified()]
+
+
+def draws(world: GaussianMixture, measurement: Measurement, method: DDRM, count: int, steps: int = 250) -> Tensor:
+    """By DDRM's own walk, uniform in log-SNR."""
+    streams = SampleStreams.numbered(5, 0, count)
+    x_T = world.path.prior_std * streams.normal(torch.zeros(count, world.means.shape[1]).double(), 0)
+    walker = method.sampler(Ancestral(steps=steps, grid=LogSNR()))
+    return walker.sample(Posterior(world, measurement, method), x_T, generator=streams)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_denoising_draws_from_the_posterior_of_any_data(path: Path) -> None:
+    """All coordinates known equally well: a mixture's moments, and the distance of exact draws  (M5)."""
+    world = mixture(path)
+    measurement = Measurement(Dense(torch.eye(2).double()), float64([[0.1, 0.3]]), 0.8)
+    exact, count = conditioned(world, measurement), 2000
+    found = draws(world, measurement, DDRM(), count)
+    assert_moments(found, *mixture_moments(exact), errors=4.5)
+    reference = exact.draw(count, seeded(1))
+    floors = [sliced_wasserstein(exact.draw(count, seeded(2 + k)), exact.draw(count, seeded(50 + k))) for k in range(8)]
+    assert sliced_wasserstein(found, reference) < float64(floors).mean() + 4.0 * float64(floors).std()
+
+
+def independent(path: Path) -> GaussianMixture:
+    """Three independent Gaussian coordinates."""
+    return GaussianMixture(
+        path, float64([1.0]), float64([[0.3, -0.5, 0.2]]), torch.diag(float64([1.0, 0.4, 0.7]))[None]
+    )
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_independent_coordinates_are_drawn_exactly(path: Path) -> None:
+    """Known well, badly and not at all: mean and covariance of Bayes' rule  (M5, M42)."""
+    world = independent(path)
+    operator = Dense(float64([[2.0, 0.0, 0.0], [0.0, 0.3, 0.0]]))
+    measurement = Measurement(operator, float64([[1.5, 0.4]]), 0.4)
+    found = draws(world, measurement, DDRM(eta=1.0, is_reverse=True), 1000, steps=600)
+    assert_moments(found, *mixture_moments(conditioned(world, measurement)))
+
+
+def test_a_constant_share_of_new_noise_is_too_narrow_by_its_formula() -> None:
+    """What is not measured keeps (1 + √(1−η²))/2 of a white Gaussian's variance as steps grow; the reverse process's share keeps all."""
+    world, eta = independent(VP()), 0.85
+    measurement = Measurement(Dense(float64([[1.0, 0.0, 0.0]])), float64([[0.5]]), 0.3)
+    narrow = draws(world, measurement, DDRM(eta=eta), 1500, steps=700)[:, 2].var() / 0.7
+    assert float(narrow) == pytest.approx((1.0 + math.sqrt(1.0 - eta**2)) / 2.0, abs=4.0 * math.sqrt(2.0 / 1500))
+    right = draws(world, measurement, DDRM(eta=eta, is_reverse=True), 1500, steps=300)[:, 2].var() / 0.7
+    assert float(right) == pytest.approx(1.0, abs=4.0 * math.sqrt(2.0 / 1500))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chosen_sampler
 from scorefield.cli.common import (
     Command,
     label_dropout,
@@ -28,7 +29,6 @@ from scorefield.cli.guiding import Guidance
 from scorefield.cli.restored_files import Restoration, folder_files, psnr_rows, strip
 from scorefield.errors import UsageError, unknown_name
 from scorefield.records import by_kind, from_plain, kind_of, to_plain
-from scorefield.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,16 +66,28 @@ class Restoring(Command, ABC):
     method: str | None = None
     """How the measurement is joined to the model; what measures best for the task without it."""
 
-    sampler: str | None = None
-    """Any sampler, such as ddim or heun; 100 steps of ddim with eta=1 without it."""
+    sampler: Annotated[
+        str | None, tyro.conf.arg(help=f"{SAMPLER_NAMES}. Without it ddim with --eta 1 in 100 steps. Hyphens are free.")
+    ] = None
 
     steps: int | None = None
     """Steps from noise to data."""
 
+    eta: float | None = None
+    """The noise of ddim and calibrated: 0 is deterministic, 1 is the reverse process (DDPM)."""
+
+    order: int | None = None
+    """The order of a multistep sampler."""
+
+    grid: Annotated[str | None, tyro.conf.arg(help=f"Where the steps are: {GRID_NAMES}.")] = None
+
+    variance: str | None = None
+    """The ancestral sampler's: small, large, or learned where the model has learned it."""
+
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE …"), tyro.conf.UseAppendAction
     ] = ()
-    """Any other option of the method, or of the sampler as sampler.eta=0; may be repeated."""
+    """Any other option of the method, or of the sampler as sampler.grid.rho=5; may be repeated."""
 
     degrade: bool = False
     """IMAGE is clean: measure it first, with noise of the seed, and report how near the restored ones come to it."""
@@ -128,6 +140,7 @@ class Restoring(Command, ABC):
         method = self._method(method_for(operator))
         sampler = self._sampler(sampler_for(model.config.path))
         sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
+        self._say_who_walks(method, sampler)
         ys, originals = self._given(model, operator)
         say(f"{task}: {len(ys)} × {self.count} samples by {kind_of(type(method))} with {kind_of(type(sampler))}")
         found = restore_each(
@@ -184,30 +197,26 @@ class Restoring(Command, ABC):
         """The method that the options describe. Raises UsageError."""
         from scorefield.editing.methods import METHODS
         from scorefield.editing.posterior import Method
+        from scorefield.training.configuration import parse_settings
 
         kind = type(default) if self.method is None else by_kind(METHODS, _plain(self.method), "method")
-        own, _ = self._options()
         chosen = default if isinstance(default, kind) else kind()
+        own = parse_settings([each for each in self.settings if not each.startswith(_OF_SAMPLER)])
         return _with_options(Method, METHODS, chosen, own, "method")
 
     def _sampler(self, default: Sampler) -> Sampler:
         """The sampler that the options describe. Raises UsageError."""
-        from scorefield.samplers import Sampler
+        own = {name: getattr(self, name) for name in OWN_OPTIONS}
+        of_sampler = [each.removeprefix(_OF_SAMPLER) for each in self.settings if each.startswith(_OF_SAMPLER)]
+        return chosen_sampler(default, self.sampler, own, of_sampler)
 
-        kind = type(default) if self.sampler is None else by_kind(SAMPLERS, _plain(self.sampler), "sampler")
-        _, options = self._options()
-        given = options if self.steps is None else {"steps": self.steps} | options
-        chosen = default if isinstance(default, kind) else kind()
-        return _with_options(Sampler, SAMPLERS, chosen, given, "sampler")
-
-    def _options(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What `--set` says of the method, and of the sampler."""
-        from scorefield.training.configuration import parse_settings
-
-        given = parse_settings(self.settings)
-        of_sampler = {name: value for name, value in given.items() if name.startswith(_OF_SAMPLER)}
-        own = {name: value for name, value in given.items() if name not in of_sampler}
-        return own, {name.removeprefix(_OF_SAMPLER): value for name, value in of_sampler.items()}
+    def _say_who_walks(self, method: Method, sampler: Sampler) -> None:
+        """A method with steps of its own takes only how many and where."""
+        walker = method.sampler(sampler)
+        is_other = type(getattr(walker, "inner", walker)) is not type(sampler)
+        asked = [self.sampler, self.eta, self.order, self.variance]
+        if is_other and any(each is not None for each in asked):
+            say(f"{kind_of(type(method))} walks by steps of its own: of the sampler only --steps and --grid count")
 
     # ── measurements ─────────────────────────────────────────────────────────────────────────────────────────────────
 

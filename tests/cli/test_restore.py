@@ -160,6 +160,22 @@ def test_pictures_are_read_as_data_are(image_run: Path, colour_run: Path, files:
     assert answer.code == 0 and "5×5 to 8×8" in answer.err
 
 
+def test_the_samplers_options_are_those_of_sample(image_run: Path, files: Path, tmp_path: Path) -> None:
+    """`--eta 0` is `--set sampler.eta=0`; a method that walks by itself takes the grid, and says that it takes nothing else."""
+    common = ("inpaint", image_run, files / "clean.png", "--mask", files / "mask.png", "--steps", 3, "-n", 1)
+
+    def drawn(*words: object) -> np.ndarray:
+        assert call(*common, "--out", tmp_path / "x.npz", "--method", *words).code == 0
+        return arrays(tmp_path / "x.npz")["samples"]
+
+    options = ("dps", "--eta", 0, "--grid", "quadratic")
+    short, long = drawn(*options), drawn("dps", "--set", "sampler.eta=0", "--set", "sampler.grid=quadratic")
+    assert np.array_equal(short, long) and not np.array_equal(short, drawn("dps"))
+    assert not np.array_equal(drawn("ddrm"), drawn("ddrm", "--grid", "quadratic"))
+    answer = call(*common, "--out", tmp_path / "x.npz", "--method", "ddrm", "--sampler", "heun")
+    assert answer.code == 0 and "only --steps and --grid count" in answer.err
+
+
 def test_points_are_restored_too(point_run: Path, points: str, tmp_path: Path) -> None:
     """No picture anywhere: arrays, and the root of the mean squared error."""
     words = ("--operator", "project=0.5", "--degrade", "--first", 4, "--out", tmp_path / "x.npz", "--json", *QUICK)
@@ -184,6 +200,10 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("inpaint clean.png", ["--mask", "mask.png", "--sampler", "dimm"], "did you mean 'ddim'"),
     ("inpaint clean.png", ["--mask", "mask.png", "--set", "speed=3"], "unknown option of the method"),
     ("inpaint clean.png", ["--mask", "mask.png", "--set", "sampler.speed=3"], "unknown option of the sampler"),
+    ("inpaint clean.png", ["--mask", "mask.png", "--grid", "karas"], "did you mean 'karras'"),
+    ("inpaint clean.png", ["--mask", "mask.png", "--order", "2"], "has no --order"),
+    ("inpaint clean.png", ["--mask", "mask.png", "--eta", "-1"], "eta"),
+    ("inpaint clean.png", ["--mask", "mask.png", "--steps", "0"], "at least 1 step"),
     ("inpaint clean.png", ["--mask", "mask.png", "--class", "7"], "unknown class"),
     ("inpaint clean.png", ["--mask", "mask.png", "--guidance", "2"], "--class"),
     ("inpaint clean.png", ["--mask", "mask.png", "-n", "0"], "-n"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from scorefield.samplers import Sampler
 
 _MOST_DATA = 10_000
+_FEATURES = "features.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +187,12 @@ class EditCommand(Editing):
             raise UsageError(
                 f"--data {self.data} is of shape {dataset.shape}, the model's data are of {model.config.representation.shape}; give data of the model's kind"
             )
-        generator = np.random.default_rng(self.seed)
-        indices = np.sort(generator.permutation(len(dataset))[:_MOST_DATA])
-        say(f"fitting features on {len(indices)} examples")
+        indices = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_MOST_DATA])
         labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[indices])
-        return Realism(torch.from_numpy(dataset.batch(indices)), labels, self.seed)
+        cache = Path(self.model, _FEATURES) if len(dataset.shape) > 1 and os.access(self.model, os.W_OK) else None
+        if cache is not None:
+            say(f"features of {len(indices)} examples: those in {cache}, fitted first where they are of other data")
+        return Realism(torch.from_numpy(dataset.batch(indices)), labels, 0, cache)
 
     def _result(
         self, sampler: Sampler, found: Sequence[Edited], rows: Sequence[EditRow], realism: Realism | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -42,13 +43,21 @@ class Realism:
         floor: the distance of data that are left out to the nearest of the others.
     """
 
-    def __init__(self, data: Tensor, labels: Int[Tensor, " n"] | None = None, seed: int = 0) -> None:
-        """Fit features on the data (n, …) of any dtype, all but a tenth, which the floor is measured with. Raises UsageError for too few."""
+    def __init__(
+        self, data: Tensor, labels: Int[Tensor, " n"] | None = None, seed: int = 0, cache: Path | None = None
+    ) -> None:
+        """Fit features on the data (n, …) of any dtype, all but a tenth, which the floor is measured with; or take those of `cache`.
+
+        Raises:
+            UsageError: too few data.
+        """
         if len(data) < _LEAST:
             raise UsageError(f"realism is measured against at least {_LEAST} examples, got {len(data)}; give more data")
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         held, kept = order[: len(data) // _FLOOR_SHARE], order[len(data) // _FLOOR_SHARE :]
-        self.extractor: Features = fit_features(data[kept], None if labels is None else labels[kept], seed=seed)
+        self.extractor: Features = fit_features(
+            data[kept], None if labels is None else labels[kept], seed=seed, cache=cache
+        )
         self.features = self.extractor.features(data[kept])
         self.floor = self.of(data[held])
 

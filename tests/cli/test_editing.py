@@ -123,6 +123,19 @@ def test_realism_beside_its_floor(point_run: Path, points: str, tmp_path: Path) 
     assert (tmp_path / "x.csv").read_text().splitlines()[-1].startswith("data,,,")
 
 
+def test_features_of_the_data_are_kept_beside_the_model(image_run: Path, folder: Path, tmp_path: Path) -> None:
+    """Fitted once: the next call leaves the file as it is and prints the same; a damaged one is made again."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).integers(0, 256, (30, 8, 8), dtype=np.uint8))
+    words = ["edit", image_run, folder / "guide.png", "--out", tmp_path / "x.npz", "--data", tmp_path / "x.npy", *SHORT]
+    kept = image_run / "features.safetensors"
+    first = call(*words)
+    assert first.code == 0 and str(kept) in first.err
+    data, written = kept.read_bytes(), kept.stat().st_mtime_ns
+    assert call(*words).out == first.out and kept.stat().st_mtime_ns == written
+    kept.write_bytes(data[:100])
+    assert call(*words).out == first.out and len(kept.read_bytes()) == len(data)
+
+
 def test_guides_are_examples_of_data_too(image_run: Path, images: str, tmp_path: Path) -> None:
     """Any DATA by its index; a class, a folder, and a run of a chain whose steps are snapped."""
     words = ["--index", 3, "--class", 1, "--guidance", 2, "--out", tmp_path / "edits", "-n", 2]

@@ -4,8 +4,10 @@
 
 Classes are asked for in turn. A classifier fitted on the clean training data, and on nothing of the model, says which class each
 sample is of; its own accuracy on TEST is the first line, and the row `data` is TEST itself. Fréchet distance, precision and recall are
-measured in that classifier's last hidden layer, against as many examples of TEST as there are samples. With --classifier 1,2 guidance
-is by RUN's own classifier of noisy samples (`scorefield train-classifier`), at these scales.
+measured in that classifier's last hidden layer, against as many examples of TEST as there are samples.
+
+    python benchmarks/guidance.py RUN TRAIN TEST --by classifier --scales 1,2,4     # RUN's own classifier of noisy samples
+    python benchmarks/guidance.py RUN TRAIN TEST --by OTHER --scales 1.5,2          # away from a worse model, OTHER's or step-N of RUN
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from scorefield.evaluation.features import Classifier, fit_features
 from scorefield.model import Model
 from scorefield.model_classifier import load_classifier
 from scorefield.samplers import Calibrated
+from scorefield.training.earlier import checkpoint_model
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 INTERVALS: tuple[tuple[float, Interval], ...] = ((2.0, (0.2, 4.0)), (3.0, (0.2, 4.0)))
+RESCALED = ((1.75, 0.7), (3.0, 0.7))
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Row:
 
     scale: float | None
     interval: Interval | None
+    rescale: float
     accuracy: Estimate
     frechet: Estimate
     precision: Estimate
@@ -49,8 +54,9 @@ class Row:
         """A row of the table."""
         scale = "data" if self.scale is None else f"{self.scale:g}"
         where = "" if self.interval is None else f"{self.interval[0]:g}:{self.interval[1]:g}"
+        rescale = f"{self.rescale:g}" if self.rescale else ""
         share = f"{100 * self.accuracy.value:.1f} ± {100 * self.accuracy.standard_error:.1f}"
-        return f"| {scale} | {where} | {share} | {self.frechet} | {self.precision} | {self.recall} |"
+        return f"| {scale} | {where} | {rescale} | {share} | {self.frechet} | {self.precision} | {self.recall} |"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +78,20 @@ class Judge:
             raise UsageError(f"a judge is a classifier of pictures, series or volumes; {train.name} holds points")
         return cls(classifier, classifier.features(torch.from_numpy(test.batch(range(count)))))
 
-    def row(self, x: Tensor, labels: Tensor, scale: float | None = None, interval: Interval | None = None) -> Row:
+    def row(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        scale: float | None = None,
+        interval: Interval | None = None,
+        rescale: float = 0.0,
+    ) -> Row:
         """The figures of examples (n, C, *d), in the data's own units, that are to be of these classes."""
         features = self.classifier.features(x)
         right = self.classifier.head(features).argmax(1) == labels
         near = neighbourhood(features, self.reference)
         distance = frechet_distance(features, self.reference)
-        return Row(scale, interval, mean_estimate(right), distance, near.precision, near.recall)
+        return Row(scale, interval, rescale, mean_estimate(right), distance, near.precision, near.recall)
 
 
 def drawn(model: Model, count: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +114,9 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 4.0))
-    everywhere, within = ([row for row in rows if (row.interval is None) == plain] for plain in (True, False))
+    everywhere, within = (
+        [row for row in rows if (row.interval is None) == plain and not row.rescale] for plain in (True, False)
+    )
     for name, colour in (("accuracy", "tab:blue"), ("precision", "tab:green"), ("recall", "tab:red")):
         figures = [getattr(row, name) for row in everywhere]
         errors = [figure.standard_error for figure in figures]
@@ -118,15 +133,29 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def plans(options: argparse.Namespace, model: Model) -> Iterator[tuple[float, Interval | None, Model]]:
-    """What is measured: scales and intervals, and the model guided so."""
-    if options.classifier is None:
-        for scale, interval in (*((scale, None) for scale in SCALES), *INTERVALS):
-            yield scale, interval, model.with_guidance(scale, interval)
-        return
-    classifier = load_classifier(options.run, model)
-    for scale in map(float, options.classifier.split(",")):
-        yield scale, None, model.with_classifier(classifier, scale)
+def plans(options: argparse.Namespace, model: Model) -> Iterator[tuple[float, Interval | None, float, Model]]:
+    """What is measured: scales, intervals and rescaling, and the model guided so."""
+    wanted = SCALES if options.scales is None else tuple(map(float, options.scales.split(",")))
+    if options.by == "free":
+        for scale in wanted:
+            yield scale, None, 0.0, model.with_guidance(scale)
+        if options.scales is None:
+            for scale, interval in INTERVALS:
+                yield scale, interval, 0.0, model.with_guidance(scale, interval)
+            for scale, rescale in RESCALED:
+                yield scale, None, rescale, model.with_guidance(scale, None, rescale)
+    elif options.by == "classifier":
+        classifier = load_classifier(options.run, model)
+        for scale in wanted:
+            yield scale, None, 0.0, model.with_classifier(classifier, scale)
+    else:
+        guide = _worse(model, options.run, options.by)
+        for scale in wanted:
+            yield scale, None, 0.0, model.with_autoguidance(guide, scale)
+
+
+def _worse(model: Model, run: str, name: str) -> Model:
+    return checkpoint_model(model, run, name) if name.startswith("step-") else load(name, calibrated=False)
 
 
 def main() -> None:
@@ -140,8 +169,9 @@ def main() -> None:
         "--steps", type=int, default=15, help="evaluations a sample, of the default sampler, uncalibrated"
     )
     parser.add_argument(
-        "--classifier", metavar="W,W", help="guide by the run's classifier at these scales, without a picture"
+        "--by", default="free", metavar="free|classifier|RUN|step-N", help="what guides; free alone draws the picture"
     )
+    parser.add_argument("--scales", metavar="W,W", help="these alone, without a picture")
     parser.add_argument("--image", type=Path, default=Path("docs/images/guidance.png"))
     options = parser.parse_args()
     model = load(options.run, calibrated=False)
@@ -150,17 +180,19 @@ def main() -> None:
     assert test.labels is not None
     known = judge.classifier.accuracy(torch.from_numpy(test.batch(range(len(test)))), torch.from_numpy(test.labels))
     print(f"the judge's accuracy on {len(test)} held-out examples: {100 * known:.1f} %\n")
-    print("| scale | interval of σ/α | accuracy, % | Fréchet | precision | recall |\n|---|---|---|---|---|---|")
+    print(
+        "| scale | interval of σ/α | rescale | accuracy, % | Fréchet | precision | recall |\n|---|---|---|---|---|---|---|"
+    )
     others = np.arange(options.count, min(2 * options.count, len(test)))
     print(judge.row(torch.from_numpy(test.batch(others)), torch.from_numpy(test.labels[others])), flush=True)
     rows = []
-    for scale, interval, guided in plans(options, model):
+    for scale, interval, rescale, guided in plans(options, model):
         started = time.perf_counter()
         x, labels = drawn(guided, options.count, options.steps)
         seconds = time.perf_counter() - started
-        rows.append(judge.row(x, labels, scale, interval))
+        rows.append(judge.row(x, labels, scale, interval, rescale))
         print(f"{rows[-1]} {1000 * seconds / options.count:.0f} ms a sample", flush=True)
-    if options.classifier is None:
+    if options.by == "free" and options.scales is None:
         picture(rows, options.image)
 
 

@@ -436,11 +436,11 @@ class Matrixless(LinearOperator):
 
 
 OPERATORS: dict[str, Callable[[tuple[int, ...], str], LinearOperator]] = {
-    "denoise": lambda shape, _: Separable.identity(shape),
+    "denoise": lambda shape, text: _whole(text, shape),
     "downsample": lambda shape, text: Separable.downsampling(shape, int(text or 4)),
     "blur": lambda shape, text: Separable.blur(shape, float(text or 1.5)),
     "grey": lambda shape, text: Separable.grey(shape, _grey_weights(shape, text)),
-    "project": lambda shape, text: Projection(shape, max(1, round(float(text or 0.25) * math.prod(shape)))),
+    "project": lambda shape, text: Projection(shape, _measured_count(shape, float(text or 0.25))),
 }
 """Operators by name: what makes each for a shape, from its parameter as text ('' for the usual)."""
 
@@ -468,6 +468,21 @@ def _grey_weights(shape: tuple[int, ...], text: str) -> tuple[float, ...] | None
     if text == "mean":
         return (1.0 / shape[0],) * shape[0]
     raise UsageError(f"grey takes luma or mean, got '{text}'")
+
+
+def _whole(text: str, shape: tuple[int, ...]) -> Separable:
+    if text:
+        raise UsageError(
+            f"denoise takes no parameter, got '{text}'; the noise is a number of its own, such as --noise 25"
+        )
+    return Separable.identity(shape)
+
+
+def _measured_count(shape: tuple[int, ...], share: float) -> int:
+    """How many numbers a share of all is, at least one."""
+    if not 0.0 < share <= 1.0:
+        raise UsageError(f"project={share:g} must be the share of the numbers that is measured, above 0 up to 1")
+    return max(1, round(share * math.prod(shape)))
 
 
 def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ class Trailing(Grid):
 class Leading(Grid):
     """Steps 1 + c (K − 1), …, 1 + c, 1 of a chain of T, c = ⌊T/K⌋, then data: DDIM's "linear".
 
-    On a continuous path it means the same of a chain of `chain` steps.
+    On a continuous path it means the same of a chain of `chain` steps; one step from below the first of them goes all the way.
     """
 
     chain: int = 1000
@@ -122,6 +122,8 @@ class Leading(Grid):
         unit = path.t_max / (path.steps if isinstance(path, Discrete) else self.chain)
         first, last = math.floor(start / unit + 1e-9), math.ceil(end / unit - 1e-9)
         stride = (first - last) // steps
+        if first == last and steps == 1:
+            return (start, end)
         return (*(unit * (last + 1 + stride * k) for k in reversed(range(steps))), end)
 
 

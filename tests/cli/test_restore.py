@@ -50,6 +50,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(array).save(folder / f"{name}.png")
     np.save(folder / "numbers.npy", np.linspace(0.0, 100.0, 16))
     (folder / "broken.png").write_bytes(b"no picture")
+    whole = (folder / "clean.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.open(folder / "rgb.png").quantize(16).save(folder / "palette.png")
+    Image.fromarray(np.dstack([mask, mask, np.zeros_like(mask)])).save(folder / "colours.png")
+    np.save(folder / "nan.npy", np.full((8, 8), np.nan))
+    (folder / "folder").mkdir()
     return folder
 
 
@@ -218,6 +224,21 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("restore clean.png", ["--operator", "grey"], "two channels"),
     ("restore clean.png", ["--operator", "downsample=99"], "from 2 to 8"),
     ("restore clean.png", ["--operator", "denoise"], "--noise"),
+    ("restore clean.png", ["--operator", "denoise=3", "--noise", "25"], "denoise takes no parameter"),
+    ("restore clean.png", ["--operator", "project=0", "--degrade"], "above 0 up to 1"),
+    ("restore clean.png", ["--operator", "project=nan", "--degrade"], "above 0 up to 1"),
+    ("restore clean.png", ["--operator", "project=2", "--degrade"], "above 0 up to 1"),
+    ("restore clean.png", ["--operator", "blur=nan", "--degrade"], "positive standard deviation"),
+    ("restore cut.png", ["--operator", "denoise", "--noise", "25"], "damaged or cut short"),
+    ("restore rgb.png", ["--operator", "denoise", "--noise", "25"], "convert it to grey"),
+    ("restore palette.png", ["--operator", "denoise", "--noise", "25"], "convert it to grey"),
+    ("restore folder", ["--operator", "denoise", "--noise", "25"], "no file"),
+    ("restore nan.npy", ["--operator", "denoise", "--noise", "25"], "finite numbers"),
+    ("restore odd.png", ["--operator", "denoise", "--noise", "25"], "--resize"),
+    ("restore clean.png", ["--operator", "denoise", "--noise", "25", "--set", "eta=2"], "eta from 0 to 1"),
+    ("inpaint clean.png", ["--mask", "cut.png"], "damaged or cut short"),
+    ("inpaint clean.png", ["--mask", "colours.png"], "convert it to grey"),
+    ("upscale small.png", ["--factor", "-2"], "from 2 to 8"),
     ("restore clean.png", ["--operator", "mask"], "mask=M.png"),
     ("restore clean.png", ["--operator", "project=0.25"], ".npy"),
     ("restore numbers.npy", ["--operator", "project=0.5"], "must have shape"),
@@ -231,7 +252,7 @@ def test_wrong_use_is_refused_with_the_fix(
     """Exit code 2, and nothing written."""
     name, image = task.split()
     placed = [str(files / word) if word.endswith(".png") and "=" not in word else word for word in words]
-    quick = () if "--method" in words else QUICK[-2:]
+    quick = () if {"--method", "--set"} & {*words} else QUICK[-2:]
     answer = call(name, image_run, files / image, "--out", tmp_path / "x.npz", *quick, *placed)
     assert answer.code == 2 and said in answer.text, answer.text
     assert list(tmp_path.iterdir()) == []

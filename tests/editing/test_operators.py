@@ -163,7 +163,7 @@ def test_projection_is_random_by_its_seed_alone() -> None:
         (lambda: operator_named("blur=0", COLOUR), "positive standard deviation"),
         (lambda: operator_named("downsample=1", COLOUR), "from 2 to 7"),
         (lambda: operator_named("grey=green", COLOUR), "luma or mean"),
-        (lambda: operator_named("project=2", COLOUR), "1 to 105"),
+        (lambda: operator_named("project=2", COLOUR), "above 0 up to 1"),
         (lambda: Dense(normal(2, 3), (4,)), "has 4 columns, got 3"),
         (lambda: Separable((3,), (normal(2, 4),)), "for each side"),
     ],

@@ -166,6 +166,7 @@ def test_leading_is_ddims_linear(steps: int) -> None:
     assert [round(t * 1000, 6) for t in Leading().times(Discrete(), steps)] == [*wanted, 0]
     assert [round(t * 1000, 6) for t in Leading().times(VP(), steps)] == [*wanted, 0]
     assert Leading(chain=10).times(EDM(), 5) == pytest.approx([8.0 * node for node in (9, 7, 5, 3, 1, 0)])
+    assert Leading().times(EDM(), 1, start=0.01) == (0.01, 0.0)  # below the chain's first step, 0.08
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 50, 1000])

@@ -32,8 +32,9 @@ from scorefield.evaluation.distances import mean_estimate
 from scorefield.evaluation.features import Features, fit_features
 from scorefield.model import Model
 from scorefield.model_restoration import degraded, restore_each
-from scorefield.records import kind_of
+from scorefield.records import from_plain, kind_of
 from scorefield.samplers import DDIM
+from scorefield.training.configuration import parse_settings
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Pictures:
     apart: float
 
     @classmethod
-    def of(cls, model: Model, data: str, count: int) -> Pictures:
+    def of(cls, model: Model, data: str, count: int, cache: Path | None = None) -> Pictures:
         """The first `count` of DATA; the others are what features are fitted on."""
         dataset = open_data(data)
         others = np.arange(count, min(len(dataset), count + 9000))
         labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[others])
-        extractor = fit_features(torch.from_numpy(dataset.batch(others)), labels)
+        extractor = fit_features(torch.from_numpy(dataset.batch(others)), labels, cache=cache)
         clean = dataset.batch(range(count))
         rows = extractor.features(torch.from_numpy(clean)).double()
         apart = torch.pdist(rows).mean()
@@ -70,7 +71,13 @@ def operator_of(task: str, shape: tuple[int, ...]) -> LinearOperator:
     return Mask(keep)
 
 
-def row(model: Model, pictures: Pictures, task: str, noise: float, method: Method, settings: Any) -> str:
+def method_of(text: str) -> Method:
+    """A method by its name and options: dps, or dps:zeta=0.3:repeats=2."""
+    name, *options = text.split(":")
+    return from_plain(Method, {"kind": name, **parse_settings(options)}, {Method: METHODS})  # type: ignore[type-abstract]
+
+
+def row(model: Model, pictures: Pictures, task: str, noise: float, name: str, settings: Any) -> str:
     """One line of the table."""
     operator, representation = operator_of(task, model.config.shape), model.config.representation
     ys = degraded(representation, pictures.own, operator, noise=noise)
@@ -80,7 +87,7 @@ def row(model: Model, pictures: Pictures, task: str, noise: float, method: Metho
         ys,
         operator,
         noise=noise,
-        method=method,
+        method=method_of(name),
         sampler=DDIM(steps=settings.steps, eta=1.0),
         count=settings.samples,
         batch=settings.batch,
@@ -98,7 +105,7 @@ def row(model: Model, pictures: Pictures, task: str, noise: float, method: Metho
     originals = torch.from_numpy(representation.channels_first(pictures.own))
     rows, wanted = (pictures.features.features(each).double() for each in (first, originals))
     feature = mean_estimate((rows - wanted).norm(dim=1) / pictures.apart)
-    return f"| {kind_of(type(method))} | {one} | {mean} | {feature} | {found[0].evaluations} | {seconds:.2f} |"
+    return f"| {name} | {one} | {mean} | {feature} | {found[0].evaluations} | {seconds:.2f} |"
 
 
 def main() -> None:
@@ -107,17 +114,20 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("data")
     parser.add_argument("--tasks", default="mask=half,downsample=4,blur=1.5", help="names with commas between them")
-    parser.add_argument("--methods", default="all", help="names with commas between them")
+    parser.add_argument(
+        "--methods", default="all", help="names with commas between them, such as pigdm,dps:zeta=0.3:repeats=2"
+    )
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--count", type=int, default=100, help="pictures")
     parser.add_argument("--samples", type=int, default=4, help="samples of each")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=400)
+    parser.add_argument("--cache", type=Path, help="a file to keep the features in")
     parser.add_argument("--device", default="cpu")
     settings = parser.parse_args()
     model = load(settings.run, device=settings.device)
-    pictures = Pictures.of(model, settings.data, settings.count)
-    chosen = settings.methods.split(",")
+    pictures = Pictures.of(model, settings.data, settings.count, settings.cache)
+    chosen = [kind_of(kind) for kind in METHODS] if settings.methods == "all" else settings.methods.split(",")
     for task in settings.tasks.split(","):
         print(
             f"\n## {task}, σ_y = {settings.noise:g}: {settings.count} pictures, {settings.steps} steps, {settings.device}\n"
@@ -126,13 +136,11 @@ def main() -> None:
             f"| method | PSNR of a sample | of the mean of {settings.samples} | feature error | evaluations | s a sample |"
         )
         print("|---|---|---|---|---|---|", flush=True)
-        for kind in METHODS:
-            if chosen != ["all"] and kind_of(kind) not in chosen:
-                continue
+        for name in chosen:
             try:
-                print(row(model, pictures, task, settings.noise, kind(), settings), flush=True)
+                print(row(model, pictures, task, settings.noise, name, settings), flush=True)
             except UsageError as error:
-                print(f"| {kind_of(kind)} | {error} |", flush=True)
+                print(f"| {name} | {error} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -283,6 +283,10 @@ def test_the_usual_method_is_that_of_the_operators_kind() -> None:
     anything = Matrixless(lambda x: x, lambda y: y, GREY.shape, GREY.shape)
     operators = (Mask(torch.ones(GREY.shape) > 0), Separable.identity(GREY.shape), anything)
     assert [type(method_for(operator)) for operator in operators] == [DPS, DDRM, PiGDM]
+    grey = method_for(Separable.grey((3, 4, 6)))
+    assert isinstance(grey, DPS) and (grey.zeta, grey.repeats) == (0.3, 2)
+    assert isinstance(method_for(Separable.downsampling((3, 4, 6), 2)), DDRM)
+    assert isinstance(method_for(Separable((3, 4), (torch.eye(3).double(), None))), DDRM)
 
 
 def test_the_usual_sampler_fits_a_short_chain() -> None:

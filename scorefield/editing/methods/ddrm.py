@@ -125,6 +125,12 @@ class Spectrum:
         """τ = σ_y/S: up to what a coordinate is known; ∞ where it is not measured."""
         return torch.where(self.is_measured, noise * self.inverse, math.inf)
 
+    def met(self, x_t: Tensor, alpha: float, sigma: float, noise: float, z: Tensor) -> Float[Tensor, "b *d"]:
+        """x_t with α ȳ + √(σ² − α² τ²) z in the place of what is measured at least so well."""
+        spare = sigma**2 - (alpha * self.level(noise)) ** 2
+        met = alpha * self.inverse * self.y + spare.clamp(min=0.0).sqrt() * self.operator.to_spectrum(z)
+        return self.operator.from_spectrum(torch.where(spare >= 0.0, met, self.operator.to_spectrum(x_t)))
+
 
 @final
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ paper's update with
 
 which keeps its strength when steps, noise levels or the number of measurements change, where a constant ζ' is tuned anew. Its bias:
 A's singular values do not count, and the residual's length says nothing, only its direction.
+
+With `repeats` each part of the way is walked again after going up it by fresh noise, the measurement met in x_t itself each time, as
+RePaint does: what was decided at high noise before the measurement could be told is decided again.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods.linearised import Linearised, spread
 from scorefield.editing.methods.pigdm import check_data_std
+from scorefield.editing.methods.repaint import Resampled
 from scorefield.editing.posterior import Method
 from scorefield.errors import UsageError
+from scorefield.samplers import Sampler
 from scorefield.shapes import Float, Tensor
 
 
@@ -37,17 +42,23 @@ class DPS(Method):
     Attributes:
         zeta: ζ, how strongly the measurement pulls.
         data_std: σ_d, the data's standard deviation in model space.
+        jump: how many steps are walked before going up again.
+        repeats: how often each part is walked; 1 is the paper's.
 
     Raises:
-        UsageError: ζ or σ_d is not positive.
+        UsageError: ζ or σ_d is not positive, or no jump or repeat.
     """
 
     differentiates: ClassVar[bool] = True
     zeta: float = 1.5
     data_std: float = 0.5
+    jump: int = 5
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         check_data_std("DPS", self.data_std)
+        if self.jump < 1 or self.repeats < 1:
+            raise UsageError(f"DPS needs jump ≥ 1 and repeats ≥ 1, got {self.jump} and {self.repeats}")
         if not 0.0 < self.zeta < math.inf:
             raise UsageError(f"DPS needs a positive zeta (1 to 2 is usual), got {self.zeta}")
 
@@ -66,6 +77,12 @@ class DPS(Method):
         return replace(
             at.prediction, x0=at.x0 + self._strength(denoiser, measurement, x_t, t) * at.covariance(direction)
         )
+
+    def sampler(self, inner: Sampler) -> Sampler:
+        """The inner sampler, its way walked in parts where they are repeated."""
+        if self.repeats == 1:
+            return inner
+        return Resampled(inner.steps, inner.grid, inner, self.jump, self.repeats)
 
     def _strength(self, denoiser: Denoiser, measurement: Measurement, x_t: Tensor, t: Time) -> Time:
         """ζ √m/s."""

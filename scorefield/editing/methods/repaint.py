@@ -17,7 +17,9 @@ from typing import Any, ClassVar, final
 
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
+from scorefield.editing.methods.ddrm import Spectrum
 from scorefield.editing.methods.replacement import Replacement
+from scorefield.editing.operators import Decomposed
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -124,11 +126,16 @@ class Resampled(Sampler):
 
 
 def _met_again(denoiser: Denoiser, x_t: Tensor, t: float, draw: Draw) -> Tensor:
-    """x_t + A⁺ (α_t y + σ_t A z − A x_t): what is measured with noise that the rest has not seen; of a denoiser without measurement x_t."""
+    """x_t + A⁺ (α_t y + σ_t A z − A x_t): what is measured with noise that the rest has not seen; of a denoiser without measurement x_t.
+
+    Of noise in y only so much is added to it as is missing to σ_t, where A's decomposition is known, and nothing is met where it has more.
+    """
     if not isinstance(denoiser, Posterior):
         return x_t
-    known, path = denoiser.measurement, denoiser.path
-    y = path.alpha(t) * known.y.to(x_t) + path.sigma(t) * known.operator(draw(x_t))
+    known, path, z = denoiser.measurement, denoiser.path, draw(x_t)
+    if known.noise > 0.0 and isinstance(known.operator, Decomposed):
+        return Spectrum.of(known, x_t).met(x_t, path.alpha(t), path.sigma(t), known.noise, z)
+    y = path.alpha(t) * known.y.to(x_t) + path.sigma(t) * known.operator(z)
     return x_t + Measurement(known.operator, y).correction(x_t)
 
 

@@ -240,6 +240,7 @@ def test_particles_need_a_method_with_a_twist() -> None:
     [
         ("dps", {"zeta": 0.0}, "positive zeta"),
         ("dps", {"data_std": -1.0}, "positive data_std"),
+        ("dps", {"repeats": 0}, "repeats ≥ 1"),
         ("pigdm", {"data_std": 0.0}, "positive data_std"),
         ("momentmatching", {"iterations": 0}, "at least 1 iteration"),
         ("ddrm", {"eta": 1.5}, "eta from 0 to 1"),

@@ -11,13 +11,14 @@ from torch import Tensor
 from scorefield.denoisers import GaussianMixture
 from scorefield.editing.exact import conditioned
 from scorefield.editing.measurement import Measurement
-from scorefield.editing.methods import DDRM
+from scorefield.editing.methods import DDRM, DPS
+from scorefield.editing.methods.ddrm import Spectrum
 from scorefield.editing.operators import Dense
 from scorefield.editing.posterior import Posterior
 from scorefield.paths import EDM, VP, Path, Rectified
 from scorefield.samplers import Ancestral, LogSNR
 from scorefield.streams import SampleStreams
-from tests.worlds import assert_moments, float64, mixture, mixture_moments, seeded, sliced_wasserstein
+from tests.worlds import assert_moments, float64, mixture, mixture_moments, normal, seeded, sliced_wasserstein
 
 PATHS = [VP(), EDM(), Rectified()]
 
@@ -58,6 +59,34 @@ def test_independent_coordinates_are_drawn_exactly(path: Path) -> None:
     measurement = Measurement(operator, float64([[1.5, 0.4]]), 0.4)
     found = draws(world, measurement, DDRM(eta=1.0, is_reverse=True), 1000, steps=600)
     assert_moments(found, *mixture_moments(conditioned(world, measurement)))
+
+
+def test_a_measurement_met_again_has_the_noise_of_its_time() -> None:
+    """α ȳ with what is missing to σ, where y is the sharper; other coordinates stay  (M1)."""
+    x_0, x_t = float64([[0.3, -0.2, 0.5]]), normal(20_000, 3, seed=4)
+    operator = Dense(float64([[2.0, 0.0, 0.0], [0.0, 0.1, 0.0]]))
+    y = operator(x_0) + 0.2 * normal(20_000, 2, seed=1)
+    alpha, sigma = 0.7, 0.6
+    met = Spectrum.of(Measurement(operator, y, 0.2), x_t).met(x_t, alpha, sigma, 0.2, normal(20_000, 3, seed=2))
+    assert torch.allclose(met[:, 1:], x_t[:, 1:], atol=1e-12)  # known up to 2, and not at all
+    assert_moments(met[:, :1], alpha * x_0[0, :1], float64([[sigma**2]]))
+
+
+def test_repeats_let_dps_decide_again() -> None:
+    """Two modes that the measurement tells apart only where little noise is left: more repeats, more of the draws in the right one."""
+    means = float64([[1.0, 0.12], [-1.0, -0.12]])
+    world = GaussianMixture(VP(), float64([0.5, 0.5]), means, (0.0004 * torch.eye(2).double()).expand(2, 2, 2))
+    measurement = Measurement(Dense(float64([[0.0, 1.0]])), float64([[0.12]]), 0.0)
+    shares = []
+    for repeats in (1, 4):
+        method, count = DPS(zeta=0.3, data_std=0.7, repeats=repeats), 400
+        streams = SampleStreams.numbered(5, 0, count)
+        walker = method.sampler(Ancestral(steps=60, grid=LogSNR()))
+        found = walker.sample(
+            Posterior(world, measurement, method), streams.normal(torch.zeros(count, 2).double(), 0), generator=streams
+        )
+        shares.append(float((found[:, 0] > 0.5).double().mean()))
+    assert shares[1] > shares[0] + 0.05, shares
 
 
 def test_a_constant_share_of_new_noise_is_too_narrow_by_its_formula() -> None:

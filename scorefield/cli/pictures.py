@@ -90,7 +90,7 @@ def read_mask(model: Model, path: str, *, resize: bool = False, threshold: float
         white = resized(np.where(white, 255, 0).astype(np.uint8), (size[0], size[1])) >= _WHITE
     if white.shape != size:
         raise UsageError(
-            f"mask {path} is {_words(white.shape)}, the model's data are {_words(size)}; give one of that size{_or_resize(size)}"
+            f"mask {path} is {_words(white.shape)}, the model's data are {_words(size)}; give one of that size{_or_resize(size) if white.ndim == len(size) else ''}"
         )
     return white
 

@@ -140,7 +140,7 @@ class Restoring(Command, ABC):
         method = self._method(method_for(operator))
         sampler = self._sampler(sampler_for(model.config.path))
         sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
-        self._say_who_walks(method, sampler)
+        self._say_what_is_left_out(method, sampler)
         ys, originals = self._given(model, operator)
         say(f"{task}: {len(ys)} × {self.count} samples by {kind_of(type(method))} with {kind_of(type(sampler))}")
         found = restore_each(
@@ -210,13 +210,19 @@ class Restoring(Command, ABC):
         of_sampler = [each.removeprefix(_OF_SAMPLER) for each in self.settings if each.startswith(_OF_SAMPLER)]
         return chosen_sampler(default, self.sampler, own, of_sampler)
 
-    def _say_who_walks(self, method: Method, sampler: Sampler) -> None:
-        """A method with steps of its own takes only how many and where."""
-        walker = method.sampler(sampler)
+    def _say_what_is_left_out(self, method: Method, sampler: Sampler) -> None:
+        """A method with steps of its own takes only how many and where; one that replaces takes noise for data."""
+        from scorefield.editing.methods import RePaint, Replacement
+
+        walker, name = method.sampler(sampler), kind_of(type(method))
         is_other = type(getattr(walker, "inner", walker)) is not type(sampler)
         asked = [self.sampler, self.eta, self.order, self.variance]
         if is_other and any(each is not None for each in asked):
-            say(f"{kind_of(type(method))} walks by steps of its own: of the sampler only --steps and --grid count")
+            say(f"{name} walks by steps of its own: of the sampler only --steps and --grid count")
+        if self.noise > 0.0 and isinstance(method, Replacement | RePaint):
+            say(
+                f"{name} takes the measurement as exact: its noise stays in the samples; ddrm and diffpir do not keep it"
+            )
 
     # ── measurements ─────────────────────────────────────────────────────────────────────────────────────────────────
 

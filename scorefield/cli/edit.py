@@ -96,6 +96,10 @@ class EditCommand(Editing):
         mask = None
         if self.mask is not None:
             mask = read_mask(model, self.mask, resize=self.resize, threshold=self.threshold)
+            if not mask.any():
+                raise UsageError(
+                    f"mask {self.mask} is black everywhere, so that nothing may change; make white what may"
+                )
         told = self._told(model)
         model = self.bent.guided(model, self.model, has_label=any(value is not None for value in told.values()))
         sampler = self._chosen(editor(model.config.path))

@@ -82,6 +82,7 @@ def read_mask(model: Model, path: str, *, resize: bool = False, threshold: float
     require_file(path)
     size = picture_shape(model)
     values = array_of(path) if path.lower().endswith(".npy") else _grey(path)
+    _require_one_value_a_pixel(values, size, path)
     white = _as_white(values, path, threshold)
     if white.shape != size and resize and white.ndim == len(size) == 2:
         from scorefield.data.images import resized
@@ -213,6 +214,15 @@ def _checked(model: Model, array: np.ndarray, source: str) -> np.ndarray:
             f"{source} holds values from {array.min():g} to {array.max():g}, the model's data go from {low} to {high}; bring it to that range, as .npy where it is no 8-bit image"
         )
     return array.astype(representation.dtype)
+
+
+def _require_one_value_a_pixel(values: np.ndarray, size: tuple[int, ...], path: str) -> None:
+    """Refuse a mask with channels. Raises UsageError."""
+    for axis, pick in ((-1, "[..., 0]"), (0, "[0]")):
+        if values.ndim == len(size) + 1 and np.delete(values.shape, axis).tolist() == list(size):
+            raise UsageError(
+                f"mask {path} is {_words(values.shape)}, of {values.shape[axis]} channels, and a mask has one value a pixel, {_words(size)}; give mask{pick}"
+            )
 
 
 def _as_white(values: np.ndarray, path: str, threshold: float | None) -> np.ndarray:

@@ -22,7 +22,7 @@ class RestoreCommand(Restoring):
 
     def _operator(self, model: Model) -> tuple[str, LinearOperator]:
         from scorefield.cli.pictures import read_mask
-        from scorefield.editing.operators import OPERATORS, operator_named
+        from scorefield.editing.operators import OPERATORS, completed, operator_named
         from scorefield.model_restoration import hole
 
         name, _, parameter = self.operator.partition("=")
@@ -34,4 +34,4 @@ class RestoreCommand(Restoring):
             raise unknown_name("operator", name, [*OPERATORS, "mask"])
         if name == "denoise" and self.noise == 0.0:
             raise UsageError("denoise needs the noise's standard deviation in the data's units, such as --noise 25")
-        return self.operator, operator_named(self.operator, model.config.shape)
+        return completed(self.operator), operator_named(self.operator, model.config.shape)

@@ -437,12 +437,19 @@ class Matrixless(LinearOperator):
 
 OPERATORS: dict[str, Callable[[tuple[int, ...], str], LinearOperator]] = {
     "denoise": lambda shape, text: _whole(text, shape),
-    "downsample": lambda shape, text: Separable.downsampling(shape, int(text or 4)),
-    "blur": lambda shape, text: Separable.blur(shape, float(text or 1.5)),
+    "downsample": lambda shape, text: Separable.downsampling(shape, int(text)),
+    "blur": lambda shape, text: Separable.blur(shape, float(text)),
     "grey": lambda shape, text: Separable.grey(shape, _grey_weights(shape, text)),
-    "project": lambda shape, text: Projection(shape, _measured_count(shape, float(text or 0.25))),
+    "project": lambda shape, text: Projection(shape, _measured_count(shape, float(text))),
 }
-"""Operators by name: what makes each for a shape, from its parameter as text ('' for the usual)."""
+"""Operators by name: what makes each for a shape, from its parameter as text."""
+
+_USUAL = {"downsample": "4", "blur": "1.5", "project": "0.25"}
+
+
+def completed(text: str) -> str:
+    """`blur` as `blur=1.5`: a name without a parameter with the usual one, where it takes one."""
+    return text if "=" in text or text not in _USUAL else f"{text}={_USUAL[text]}"
 
 
 def operator_named(text: str, shape: tuple[int, ...]) -> LinearOperator:
@@ -451,7 +458,7 @@ def operator_named(text: str, shape: tuple[int, ...]) -> LinearOperator:
     Raises:
         UsageError: no such operator, or a parameter that it or the shape does not take.
     """
-    name, _, parameter = text.partition("=")
+    name, _, parameter = completed(text).partition("=")
     if name not in OPERATORS:
         raise unknown_name("operator", name, OPERATORS)
     try:

@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(mask).save(root / "mask.png")
     Image.fromarray(pixels).save(root / "many.png")
     np.save(root / "mask.npy", mask > 0)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "black.png")
     np.save(root / "mask3.npy", np.zeros((8, 8, 3)))
     (root / "text.png").write_bytes(b"no picture")
     return root
@@ -229,7 +230,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "mask of many values": (["edit", "guide.png", "--mask", "many.png"], "64 values.*--threshold"),
     "mask of another size": (["edit", "guide.png", "--mask", "large.png"], "12×10, the model's data are 8×8"),
     "mask in colour": (["edit", "guide.png", "--mask", "colour.png"], "in colour"),
-    "mask of channels": (["edit", "guide.png", "--mask", "mask3.npy"], "8×8×3, the model's data are 8×8"),
+    "mask of channels": (
+        ["edit", "guide.png", "--mask", "mask3.npy"],
+        "8×8×3, of 3 channels, .*one value a pixel, 8×8; give mask\\[..., 0\\]",
+    ),
+    "mask that lets nothing change": (["edit", "guide.png", "--mask", "black.png"], "black everywhere"),
     "threshold without mask": (["edit", "guide.png", "--threshold", "3"], "give one with --mask"),
     "unknown class": (["edit", "guide.png", "--class", "boot"], "unknown class 'boot'.*known: 0, 1"),
     "no repeat": (["edit", "guide.png", "--repeats", "0"], "repeats, got 0"),

@@ -19,6 +19,7 @@ from scorefield.editing.operators import (
     Matrixless,
     Projection,
     Separable,
+    completed,
     operator_named,
 )
 from scorefield.errors import UsageError
@@ -121,6 +122,18 @@ def test_every_named_operator_fits_every_rank_or_says_why_not(name: str, shape: 
     y = operator(x)
     assert y.shape == (2, *operator.measured_shape)
     assert torch.allclose((y * y).sum(), (x * operator.adjoint(y)).sum(), rtol=1e-10)
+
+
+def test_a_name_alone_has_its_usual_parameter_said() -> None:
+    """What a log names is what was measured; a parameter that is given stays."""
+    assert [completed(text) for text in ("blur", "blur=2", "grey", "denoise")] == [
+        "blur=1.5",
+        "blur=2",
+        "grey",
+        "denoise",
+    ]
+    x = normal(1, 1, 12, 12)
+    assert torch.equal(operator_named("blur", (1, 12, 12))(x), operator_named(completed("blur"), (1, 12, 12))(x))
 
 
 def test_downsampling_is_the_mean_of_cells() -> None:

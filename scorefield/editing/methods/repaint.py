@@ -7,24 +7,37 @@ on is what its unmeasured part has fitted itself to. What stands beside the meas
 the one comes to fit the other: a Gibbs-like chain whose bias, replacement's, falls with the repeats. The samplers' `Restart` goes up in a few intervals of σ/α
 with Heun's steps of its own, to forget a solver's errors; here the whole way is repeated, part by part, in the inner
 sampler's steps and times, the last part too, to forget how the measurement was first met.
+
+Noise in the measurement is noise of the path. In spectral coordinates ȳ = S⁻¹Uᵀy = x̄₀ + τ n, τ = σ_y/S, has the law of x̄ at the level σ̄ = σ/α = τ,
+and y is taken to *be* the path's own state there. Then p(x₀ | y) = ∫ p(x₀ | x_τ) p(x_τ | x̄_τ = ȳ) dx_τ, that is
+
+    σ̄ ≥ τ:       x̄_t = ȳ + √(σ̄² − τ²) z,   replacement without noise, of x_τ
+    across τ:    x̄_s = D + (σ̄_s²/τ²)(ȳ − D) + σ̄_s √(1 − σ̄_s²/τ²) z,   the reverse step that begins in ȳ  (M5)
+    σ̄ < τ:       the prior's own reverse process
+
+each coordinate by its own τ. Nothing is approximated but what replacement is without noise. It needs A's decomposition; without one
+noise is taken for data.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
+import torch
+
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
-from scorefield.editing.methods.ddrm import Spectrum
+from scorefield.editing.methods.ddrm import DDRM, Spectrum
 from scorefield.editing.methods.replacement import Replacement
 from scorefield.editing.operators import Decomposed
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Path
 from scorefield.samplers import Ancestral, Grid, Sampler, State
-from scorefield.samplers.base import Draw
+from scorefield.samplers.base import Draw, marginal
 from scorefield.samplers.churn import forward
 from scorefield.samplers.grids import Native
 from scorefield.shapes import Float, Tensor
@@ -57,8 +70,10 @@ class RePaint(Method):
         t: float | Float[Tensor, " b"],
         condition: Any = None,
     ) -> Prediction:
-        """D + A⁺ (y − A D)."""
-        return Replacement().answer(denoiser, measurement, x_t, t, condition)
+        """D + A⁺ (y − A D), of a noisy measurement on the coordinates with σ̄_t ≥ τ."""
+        is_exact = measurement.noise == 0.0 or not isinstance(measurement.operator, Decomposed)
+        method = Replacement() if is_exact else DDRM()
+        return method.answer(denoiser, measurement, x_t, t, condition)
 
     def sampler(self, inner: Sampler) -> Sampler:
         """The inner sampler, its way walked in parts."""
@@ -113,6 +128,7 @@ class Resampled(Sampler):
         asked = 0
         for first in range(0, len(times) - 1, self.jump):
             part = times[first : first + self.jump + 1]
+            walked = _pinned_until(denoiser, part[-1])
             for turn in range(self.repeats):
                 if turn:
                     scale, std = _upwards(denoiser.path, part[-1], part[0])
@@ -120,9 +136,63 @@ class Resampled(Sampler):
                 if not self.is_deterministic:
                     x = _met_again(denoiser, x, part[0], draw)
                 before = asked
-                for state in self.inner.walk(denoiser, x, part, draw, condition):
+                for state in self.inner.walk(walked, x, part, draw, condition):
                     x, asked = state.x, before + state.evaluations
-                    yield replace(state, evaluations=asked)
+                    if state.t == part[-1]:
+                        x = _let_go(walked, x, state.x0, part[0], part[-1], draw)
+                    yield replace(state, x=x, evaluations=asked)
+
+
+@final
+@dataclass(frozen=True)
+class _Pinned(Method):
+    """D with ȳ in the place of the coordinates that are pinned until the end of a part: those with τ ≤ σ̄ there.
+
+    Attributes:
+        until: σ̄ there.
+    """
+
+    until: float = 0.0
+
+    def answer(
+        self,
+        denoiser: Denoiser,
+        measurement: Measurement,
+        x_t: Float[Tensor, "b *d"],
+        t: float | Float[Tensor, " b"],
+        condition: Any = None,
+    ) -> Prediction:
+        """VᵀD' = ȳ where τ ≤ σ̄, VᵀD elsewhere."""
+        prediction = denoiser(x_t, t, condition)
+        spectrum, like = Spectrum.of(measurement, x_t), prediction.x0
+        is_pinned = spectrum.level(measurement.noise) <= self.until
+        moved = torch.where(is_pinned, spectrum.inverse * spectrum.apart(like), 0.0)
+        return replace(prediction, x0=like + spectrum.operator.from_spectrum(moved))
+
+
+def _pinned_until(denoiser: Denoiser, s: float) -> Denoiser:
+    """RePaint with noise in what is known, for a part that ends at s; others as they are."""
+    if not isinstance(denoiser, Posterior) or not isinstance(denoiser.method, RePaint):
+        return denoiser
+    known, (alpha, sigma) = denoiser.measurement, marginal(denoiser.path, s)
+    if known.noise == 0.0 or not isinstance(known.operator, Decomposed):
+        return denoiser
+    return replace(denoiser, method=_Pinned(sigma / alpha if alpha > 0.0 else math.inf))
+
+
+def _let_go(denoiser: Denoiser, x_s: Tensor, x_0: Tensor, t: float, s: float, draw: Draw) -> Tensor:
+    """x_s with the reverse step from ȳ at the level τ where σ̄_s < τ ≤ σ̄_t: x̄_s = D + ρ² (ȳ − D) + σ̄_s √(1 − ρ²) z, ρ = σ̄_s/τ  (M5)."""
+    if not isinstance(denoiser, Posterior) or not isinstance(denoiser.method, _Pinned):
+        return x_s
+    spectrum, (alpha, sigma) = Spectrum.of(denoiser.measurement, x_s), marginal(denoiser.path, s)
+    level = spectrum.level(denoiser.measurement.noise)
+    is_crossed = (alpha * level > sigma) & (denoiser.path.alpha(t) * level <= denoiser.path.sigma(t))
+    if s == 0.0 or not bool(is_crossed.any()):
+        return x_s
+    to_spectrum, share = spectrum.operator.to_spectrum, (sigma / (alpha * level)) ** 2
+    d, z = to_spectrum(x_0), to_spectrum(draw(x_s))
+    begun = alpha * (d + share * (spectrum.inverse * spectrum.y - d)) + sigma * (1.0 - share).clamp(min=0.0).sqrt() * z
+    return spectrum.operator.from_spectrum(torch.where(is_crossed, begun, to_spectrum(x_s)))
 
 
 def _met_again(denoiser: Denoiser, x_t: Tensor, t: float, draw: Draw) -> Tensor:

@@ -19,6 +19,7 @@ from scorefield.samplers import Sampler
 from scorefield.streams import SampleStreams
 
 if TYPE_CHECKING:
+    from scorefield.editing.posterior import Method
     from scorefield.model import Model
 
 INTERPOLATIONS = ("stochastic", "ode")
@@ -47,6 +48,7 @@ def edit(
     strength: float = 0.5,
     *,
     mask: Any = None,
+    method: Method | None = None,
     repeats: int = 1,
     count: int = 1,
     sampler: Sampler | None = None,
@@ -64,6 +66,8 @@ def edit(
         strength: 0 hands the guide back, 1 a sample that knows nothing of it; strokes ask for 0.3 to 0.6. The same strength is the
             same noise-to-signal ratio on every path.
         mask: True where it may change, of the guide's shape or of one channel for all; the rest comes back bit by bit.
+        method: how what stays is joined to what changes: a method of restoration such as DPS leaves no seam; the guide in the denoiser's
+            place where None, which costs no derivative.
         repeats: K, how often it is noised and drawn.
         count: how many edits.
         sampler: any; DDIM with η = 1 in 50 steps where None. Its steps count the whole way from noise to data.
@@ -100,6 +104,7 @@ def edit(
                 model.ready(sampler or editor(model.config.path)),
                 generator=streams,
                 changes=changes_z,
+                method=method,
                 condition=labels,
             ):
                 x, asked = state.x, state.evaluations

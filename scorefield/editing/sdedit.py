@@ -6,7 +6,8 @@ r"""SDEdit: noise a guide until its strokes are lost and its layout is not, and 
 t = s. With λ_VP its log-SNR, t₀ = λ⁻¹(λ_VP(s)), within the path's ends; a chain takes its nearest step. At 0 nothing happens; at
 1 nothing is left of the guide: the start is the prior's.
 
-With a mask what is to stay is told to the denoiser (`Inpainting`), and is x_g again at the end.
+With a mask what is to stay is told to the denoiser (`Inpainting`), and is x_g again at the end. What changes then sees what stays
+through x_t alone, which leaves a seam; a `Method` of restoration, such as DPS, lets it look through the denoiser, for its price.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any, cast, final
 
 from scorefield.denoisers import Denoiser
 from scorefield.denoisers.wrappers import Inpainting
+from scorefield.editing.measurement import Measurement
+from scorefield.editing.operators import Mask
+from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import VP, Discrete, Path
 from scorefield.samplers import DDIM, Adaptive, Levels, Sampler, State
@@ -62,6 +66,18 @@ def share_below(sampler: Sampler, path: Path, t: float) -> Sampler:
     return replace(sampler, steps=min(max(1, below), sampler.steps))
 
 
+def _told(denoiser: Denoiser, guide: Tensor, changes: Tensor | None, method: Method | None) -> Denoiser:
+    """The denoiser that knows what stays. Raises UsageError for a method without a mask."""
+    if changes is None:
+        if method is not None:
+            raise UsageError("a method joins what a mask keeps to what changes; give a mask, or no method")
+        return denoiser
+    if method is None:
+        return Inpainting(denoiser, guide, ~changes)
+    keep = (~changes).expand_as(guide)[0]
+    return Posterior(denoiser, Measurement(Mask(keep), guide * keep), method)
+
+
 @final
 @dataclass(frozen=True)
 class SDEdit:
@@ -91,6 +107,7 @@ class SDEdit:
         *,
         generator: NoiseSource | Generator,
         changes: Bool[Tensor, "*k"] | None = None,
+        method: Method | None = None,
         condition: Any = None,
     ) -> Iterator[State]:
         """Yield the states of all repeats; none at strength 0  (M44).
@@ -101,17 +118,19 @@ class SDEdit:
             sampler: of any kind; `steps` counts the whole way from noise to data, and the edit takes the share below t₀.
             generator: the source of noise, which every start needs.
             changes: Ω, True where x may change; a shape that broadcasts with x. Everywhere where None.
+            method: how what stays is joined to the model; where None it takes the denoiser's place there.
             condition: handed to the denoiser.
 
         Raises:
-            UsageError: no source of noise, or a sampler that does not fit the path.
+            UsageError: no source of noise, a sampler that does not fit the path, or a method without Ω.
         """
         source, path, x, asked = cast("NoiseSource", noise_source(generator)), denoiser.path, guide, 0
         t = time_of_strength(path, self.strength)
         if t == 0.0:
             return
-        told = denoiser if changes is None else Inpainting(denoiser, guide, ~changes)
+        told = _told(denoiser, guide, changes, method)
         walker = share_below(sampler, path, t)
+        walker = walker if method is None else method.sampler(walker)
         if isinstance(walker, Adaptive):
             walker = replace(walker, compact=False)  # what is known belongs to each sample
         begins = walker.times(path, t)[0]  # a grid such as Leading begins a little below

@@ -95,6 +95,27 @@ def test_what_a_mask_keeps_comes_back_bit_by_bit(
     assert (found["samples"][:, :3] != found["guide"][:3]).any()
 
 
+def test_a_mask_may_be_joined_by_a_method(image_run: Path, folder: Path, tmp_path: Path) -> None:
+    """Other edits than without, the rest bit by bit as ever (M44, M42)."""
+    words = [
+        "edit",
+        image_run,
+        folder / "guide.png",
+        "--out",
+        tmp_path / "x.npz",
+        "--mask",
+        folder / "mask.png",
+        *SHORT,
+    ]
+    found = []
+    for more in ((), ("--method", "dps"), ("--method", "twisted-smc")):
+        answer = call(*words, *more)
+        assert answer.code == 0, answer.text
+        found.append(arrays(tmp_path / "x.npz")["samples"])
+        assert (found[-1][:, 3:] == arrays(tmp_path / "x.npz")["guide"][3:]).all()
+    assert (found[0] != found[1]).any() and (found[1] != found[2]).any()
+
+
 def test_a_strip_over_strengths_with_its_figures(image_run: Path, images: str, folder: Path, tmp_path: Path) -> None:
     """A row a strength, the guide first; the table says how faithful, and with data how real (M44)."""
     png, table, plot = (tmp_path / name for name in ("x.png", "x.csv", "x.svg"))
@@ -236,6 +257,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "mask that lets nothing change": (["edit", "guide.png", "--mask", "black.png"], "black everywhere"),
     "threshold without mask": (["edit", "guide.png", "--threshold", "3"], "give one with --mask"),
+    "method without mask": (["edit", "guide.png", "--method", "dps"], "give one with --mask"),
+    "unknown method": (["edit", "guide.png", "--mask", "mask.png", "--method", "dsp"], "did you mean 'dps'"),
     "unknown class": (["edit", "guide.png", "--class", "boot"], "unknown class 'boot'.*known: 0, 1"),
     "no repeat": (["edit", "guide.png", "--repeats", "0"], "repeats, got 0"),
     "no edit": (["edit", "guide.png", "-n", "0"], "-n must be between 1"),

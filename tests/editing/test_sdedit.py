@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scorefield.denoisers import Inpainting
+from scorefield.denoisers import GaussianMixture, Inpainting
+from scorefield.editing.methods import MomentMatching
+from scorefield.editing.posterior import Method
 from scorefield.editing.sdedit import SDEdit, share_below, time_of_strength
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Discrete, Path
@@ -26,6 +28,7 @@ from scorefield.samplers import (
     Langevin,
     Leading,
     Levels,
+    LogSNR,
     Sampler,
     Trailing,
     UniPC,
@@ -37,6 +40,7 @@ from tests.worlds import (
     Shrinking,
     assert_mean,
     assert_moments,
+    float64,
     gaussian,
     mixture,
     mixture_moments,
@@ -190,6 +194,30 @@ def test_edits_of_strength_follow_their_guide() -> None:
 
 
 # ── masks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_changes_is_joined_to_what_stays_by_a_method() -> None:
+    """Correlated coordinates, one kept, at strength 1: moment matching draws Bayes' rule, and the guide put in its place does not (M42, M44)."""
+    correlation, kept = 0.9, 1.5
+    covariance = float64([[[1.0, correlation], [correlation, 1.0]]])
+    world = GaussianMixture(VP(), float64([1.0]), float64([[0.0, 0.0]]), covariance)
+    guide, changes = float64([[kept, 0.0]]).expand(2000, 2), torch.tensor([[False, True]])
+
+    def drawn(method: Method | None) -> Tensor:
+        streams = SampleStreams.numbered(3, 0, 2000)
+        sampler = Ancestral(steps=150, grid=LogSNR())
+        with torch.no_grad():
+            return SDEdit(1.0).sample(world, guide, sampler, generator=streams, changes=changes, method=method)[:, 1:]
+
+    mean, variance = float64([correlation * kept]), float64([[1.0 - correlation**2]])
+    assert_moments(drawn(MomentMatching(iterations=1)), mean, variance, errors=5.0)
+    assert float((drawn(None).mean() - mean).abs()) > 0.2
+
+
+def test_a_method_without_a_mask_is_refused() -> None:
+    """It would join nothing."""
+    with pytest.raises(UsageError, match="give a mask"):
+        SDEdit(0.5).sample(mixture(VP()), normal(2, 2), DDIM(steps=3), generator=seeded(), method=MomentMatching())
 
 
 @every_path

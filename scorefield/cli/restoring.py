@@ -212,14 +212,14 @@ class Restoring(Command, ABC):
 
     def _say_what_is_left_out(self, method: Method, sampler: Sampler) -> None:
         """A method with steps of its own takes only how many and where; one that replaces takes noise for data."""
-        from scorefield.editing.methods import RePaint, Replacement
+        from scorefield.editing.methods import Replacement
 
         walker, name = method.sampler(sampler), kind_of(type(method))
         is_other = type(getattr(walker, "inner", walker)) is not type(sampler)
         asked = [self.sampler, self.eta, self.order, self.variance]
         if is_other and any(each is not None for each in asked):
             say(f"{name} walks by steps of its own: of the sampler only --steps and --grid count")
-        if self.noise > 0.0 and isinstance(method, Replacement | RePaint):
+        if self.noise > 0.0 and isinstance(method, Replacement):
             say(
                 f"{name} takes the measurement as exact: its noise stays in the samples; ddrm and diffpir do not keep it"
             )

@@ -180,7 +180,7 @@ def test_the_samplers_options_are_those_of_sample(image_run: Path, files: Path, 
     assert not np.array_equal(drawn("ddrm"), drawn("ddrm", "--grid", "quadratic"))
     answer = call(*common, "--out", tmp_path / "x.npz", "--method", "ddrm", "--sampler", "heun")
     assert answer.code == 0 and "only --steps and --grid count" in answer.err
-    answer = call(*common, "--out", tmp_path / "x.npz", "--method", "repaint", "--noise", 9)
+    answer = call(*common, "--out", tmp_path / "x.npz", "--method", "replacement", "--noise", 9)
     assert answer.code == 0 and "its noise stays" in answer.err
 
 

@@ -455,8 +455,8 @@ class Model:
         return with_autoguidance(self, guide, scale, interval)
 
     def to(self, device: str | torch.device) -> Model:
-        """The model on another device."""
-        return replace(self, network=self.network.to(device))
+        """The model, and what guides it, on another device."""
+        return replace(self, network=self.network.to(device), guides=self.guides.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that `model.safetensors` holds, by name."""
@@ -465,8 +465,11 @@ class Model:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json`, `model.safetensors` and, where there is one, `calibration.json` into a folder, made where it is missing.
 
-        Raises StorageError.
+        Raises:
+            UsageError: a model with guides, which would be lost.
+            StorageError: it cannot be written.
         """
+        self.guides.require_none()
         os.makedirs(folder, exist_ok=True)
         save_model(folder, self.config.to_plain(), self.tensors())
         if self.calibration is not None:

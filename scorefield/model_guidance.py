@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
+
+import torch
 
 from scorefield.denoisers import Autoguided, Classifier, ClassifierFree, Denoiser, Guided
 from scorefield.denoisers.guidance import Interval
@@ -13,6 +15,56 @@ from scorefield.model_classifier import NoiseClassifier, require_fit
 
 if TYPE_CHECKING:
     from scorefield.model import Model
+
+
+class Guide(ABC):
+    """What a denoiser is wrapped in, wherever the model is."""
+
+    @abstractmethod
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser, guided."""
+
+    @abstractmethod
+    def to(self, device: str | torch.device) -> Guide:
+        """The guide on another device."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ByClassifier(Guide):
+    """Guidance by a classifier; the fields are those of `Guided`."""
+
+    classifier: Classifier
+    scale: float
+    interval: Interval | None
+    told: bool
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser, led to where the classifier is surer."""
+        return Guided(denoiser, self.classifier, self.scale, self.interval, self.told)
+
+    def to(self, device: str | torch.device) -> ByClassifier:
+        """With the classifier there; one without `to` is taken to have no place."""
+        moves = getattr(self.classifier, "to", None)
+        return self if moves is None else replace(self, classifier=moves(device))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AwayFrom(Guide):
+    """Guidance away from a worse model; the fields are those of `Autoguided`."""
+
+    worse: Model
+    scale: float
+    interval: Interval | None
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser, led away from the worse model's."""
+        return Autoguided(denoiser, self.worse.plain_denoiser, self.scale, self.interval)
+
+    def to(self, device: str | torch.device) -> AwayFrom:
+        """With the worse model there."""
+        return replace(self, worse=self.worse.to(device))
 
 
 @final
@@ -29,7 +81,7 @@ class Guides:
 
     interval: Interval | None = None
     rescale: float = 0.0
-    wrappers: tuple[Callable[[Denoiser], Denoiser], ...] = ()
+    wrappers: tuple[Guide, ...] = ()
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
 
@@ -46,9 +98,20 @@ class Guides:
             denoiser = wrap(denoiser)
         return denoiser
 
-    def with_wrapper(self, wrap: Callable[[Denoiser], Denoiser]) -> Guides:
+    def with_wrapper(self, guide: Guide) -> Guides:
         """One more, outside of the others."""
-        return replace(self, wrappers=(*self.wrappers, wrap))
+        return replace(self, wrappers=(*self.wrappers, guide))
+
+    def to(self, device: str | torch.device) -> Guides:
+        """The guides on another device."""
+        return replace(self, wrappers=tuple(guide.to(device) for guide in self.wrappers))
+
+    def require_none(self) -> None:
+        """Refuse to write a model with guides, which its folder has no place for. Raises UsageError."""
+        if not self.are_plain:
+            raise UsageError(
+                "a model's folder keeps its scale of guidance alone, not an interval, a rescaling, a classifier or a worse model; save the model without them, and guide it again once it is loaded"
+            )
 
 
 def with_guidance(model: Model, scale: float, interval: Interval | None = None, rescale: float = 0.0) -> Model:
@@ -79,13 +142,10 @@ def with_classifier(
         )
     if not told and model.config.classes:
         _require_free(model, "a classifier's guidance", "set told=True (--guidance 1)")
-
-    def wrap(denoiser: Denoiser) -> Denoiser:
-        return Guided(denoiser, classifier, scale, interval, told)
-
-    wrap(model.plain_denoiser)
+    guide = ByClassifier(classifier, scale, interval, told)
+    guide(model.plain_denoiser)  # which refuses what cannot be
     config = model.config if told else replace(model.config, guidance=1.0)
-    guides = replace(model.guides.with_wrapper(wrap), class_names=names, class_weights=weights)
+    guides = replace(model.guides.with_wrapper(guide), class_names=names, class_weights=weights)
     return replace(model, config=config, guides=guides)
 
 
@@ -96,12 +156,9 @@ def with_autoguidance(model: Model, guide: Model, scale: float = 1.5, interval: 
         raise UsageError(
             f"the guide is of data {theirs.shape} with {theirs.classes} classes, the model of {ours.shape} with {ours.classes}; give a model of the same data"
         )
-
-    def wrap(denoiser: Denoiser) -> Denoiser:
-        return Autoguided(denoiser, guide.plain_denoiser, scale, interval)
-
-    wrap(model.plain_denoiser)
-    return replace(model, config=replace(ours, guidance=1.0), guides=model.guides.with_wrapper(wrap))
+    away = AwayFrom(guide, scale, interval)
+    away(model.plain_denoiser)  # which refuses what cannot be
+    return replace(model, config=replace(ours, guidance=1.0), guides=model.guides.with_wrapper(away))
 
 
 def _require_free(model: Model, what: str, otherwise: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import torch
 from torch import Tensor
 
 import scorefield as sf
+from scorefield.data import open_data
 from scorefield.denoisers import Autoguided, ClassifierFree, Guided
 from scorefield.errors import UsageError
 from scorefield.model import Model
 from scorefield.model_calibration import tune_model
+from scorefield.model_classifier import NoiseClassifier
+from scorefield.model_guidance import AwayFrom, ByClassifier
+from scorefield.training.classifier import ClassifierPlan, fit_classifier
 from scorefield.training.earlier import checkpoint_model
 from tests.worlds import normal
 
@@ -123,6 +128,30 @@ def test_a_model_with_guides_is_not_calibrated(model: Model) -> None:
             other.calibrated(budgets=[5], pilots=16, rounds=0)
         with pytest.raises(UsageError, match="of a scale of guidance alone"):
             tune_model(other, budgets=[5], pilots=16, rounds=0)
+
+
+def test_guides_go_where_the_model_goes(model: Model) -> None:
+    """Left behind on another device they would be asked of tensors that are elsewhere; on `meta` every tensor tells where it is."""
+    points = data()
+    dataset = open_data(points["points"], labels=points["labels"])
+    plan = ClassifierPlan(steps=1, network={"width": 8, "depth": 1, "embedding": 8})
+    classifier = fit_classifier(model, dataset, plan).classifier
+    guided = model.with_classifier(classifier, 1.0, told=True).with_autoguidance(model)
+    by, away = copy.deepcopy(guided).to("meta").guides.wrappers
+    assert isinstance(by, ByClassifier) and isinstance(by.classifier, NoiseClassifier) and isinstance(away, AwayFrom)
+    assert {each.device.type for each in by.classifier.network.parameters()} == {"meta"}
+    assert away.worse.device.type == "meta"
+    assert isinstance(model.with_classifier(Leaning(), 1.0, told=True).to("cpu").denoiser, Guided)
+
+
+def test_a_model_with_guides_is_not_saved_without_them(model: Model, tmp_path: Path) -> None:
+    """Loaded again it would draw other samples without a word; a scale is kept."""
+    for other in (model.with_guidance(2.0, (0.2, 4.0)), model.with_autoguidance(model)):
+        with pytest.raises(UsageError, match="guide it again once it is loaded"):
+            other.save(tmp_path / "guided")
+    assert not (tmp_path / "guided").exists()
+    model.with_guidance(2.0).save(tmp_path / "scaled")
+    assert sf.load(tmp_path / "scaled").config.guidance == 2.0
 
 
 def test_sample_k_does_not_depend_on_the_batch(model: Model) -> None:

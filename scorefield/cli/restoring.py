@@ -221,7 +221,7 @@ class Restoring(Command, ABC):
             say(f"{name} walks by steps of its own: of the sampler only --steps and --grid count")
         if self.noise > 0.0 and isinstance(method, Replacement):
             say(
-                f"{name} takes the measurement as exact: its noise stays in the samples; ddrm and diffpir do not keep it"
+                f"{name} takes the measurement as exact: its noise stays in the samples; repaint, ddrm and diffpir do not keep it"
             )
 
     # ── measurements ─────────────────────────────────────────────────────────────────────────────────────────────────

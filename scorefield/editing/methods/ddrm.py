@@ -109,7 +109,7 @@ class Spectrum:
         operator = measurement.operator
         if not isinstance(operator, Decomposed):
             raise UsageError(
-                f"DDRM needs the singular value decomposition of A, which {type(operator).__name__} has not; use moment matching or "
+                f"DDRM, and RePaint where there is noise, need the singular value decomposition of A, which {type(operator).__name__} has not; use moment matching or "
                 "ΠGDM, or give A as Dense, Separable, Mask or Projection"
             )
         values = operator.singular_values.to(like)

@@ -13,10 +13,11 @@ and y is taken to *be* the path's own state there. Then p(x₀ | y) = ∫ p(x₀
 
     σ̄ ≥ τ:       x̄_t = ȳ + √(σ̄² − τ²) z,   replacement without noise, of x_τ
     across τ:    x̄_s = D + (σ̄_s²/τ²)(ȳ − D) + σ̄_s √(1 − σ̄_s²/τ²) z,   the reverse step that begins in ȳ  (M5)
-    σ̄ < τ:       the prior's own reverse process
+    σ̄ < τ:       the prior's own reverse process;   up again from s to t by the bridge between x̄_s and x̄_τ,
+                 x̄_t = x̄_s + w (ȳ − x̄_s) + √((1−w)(σ̄_t² − σ̄_s²)) z,   w = (σ̄_t² − σ̄_s²)/(τ² − σ̄_s²),   for else ȳ would be forgotten
 
-each coordinate by its own τ. Nothing is approximated but what replacement is without noise. It needs A's decomposition; without one
-noise is taken for data.
+each coordinate by its own τ: down by p(x_s | x_t) and up by q(x_t | x_s, x̄_τ) are Gibbs' two conditionals of the same law. Nothing is
+approximated but what replacement is without noise. It needs A's decomposition.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from scorefield.editing.methods.replacement import Replacement
 from scorefield.editing.operators import Decomposed
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
-from scorefield.paths import Path
 from scorefield.samplers import Ancestral, Grid, Sampler, State
 from scorefield.samplers.base import Draw, marginal
 from scorefield.samplers.churn import forward
@@ -57,7 +57,7 @@ class RePaint(Method):
     """
 
     jump: int = 1
-    repeats: int = 4
+    repeats: int = 2
 
     def __post_init__(self) -> None:
         _check(self.jump, self.repeats)
@@ -71,8 +71,7 @@ class RePaint(Method):
         condition: Any = None,
     ) -> Prediction:
         """D + A⁺ (y − A D), of a noisy measurement on the coordinates with σ̄_t ≥ τ."""
-        is_exact = measurement.noise == 0.0 or not isinstance(measurement.operator, Decomposed)
-        method = Replacement() if is_exact else DDRM()
+        method = Replacement() if measurement.noise == 0.0 else DDRM()
         return method.answer(denoiser, measurement, x_t, t, condition)
 
     def sampler(self, inner: Sampler) -> Sampler:
@@ -131,8 +130,7 @@ class Resampled(Sampler):
             walked = _pinned_until(denoiser, part[-1])
             for turn in range(self.repeats):
                 if turn:
-                    scale, std = _upwards(denoiser.path, part[-1], part[0])
-                    x = (x * scale).add_(draw(x), alpha=std)
+                    x = _upwards(walked, x, part[-1], part[0], draw)
                 if not self.is_deterministic:
                     x = _met_again(denoiser, x, part[0], draw)
                 before = asked
@@ -175,7 +173,7 @@ def _pinned_until(denoiser: Denoiser, s: float) -> Denoiser:
     if not isinstance(denoiser, Posterior) or not isinstance(denoiser.method, RePaint):
         return denoiser
     known, (alpha, sigma) = denoiser.measurement, marginal(denoiser.path, s)
-    if known.noise == 0.0 or not isinstance(known.operator, Decomposed):
+    if known.noise == 0.0:
         return denoiser
     return replace(denoiser, method=_Pinned(sigma / alpha if alpha > 0.0 else math.inf))
 
@@ -209,9 +207,18 @@ def _met_again(denoiser: Denoiser, x_t: Tensor, t: float, draw: Draw) -> Tensor:
     return x_t + Measurement(known.operator, y).correction(x_t)
 
 
-def _upwards(path: Path, s: float, t: float) -> tuple[float, float]:
-    """(α_{t|s}, σ_{t|s}), from data too."""
-    return forward(path, s, t) if s > 0.0 else (path.alpha(t), path.sigma(t))
+def _upwards(denoiser: Denoiser, x_s: Tensor, s: float, t: float, draw: Draw) -> Tensor:
+    """x_t = α_{t|s} x_s + σ_{t|s} z  (M4); where a coordinate has been let go, the bridge of x̄_s and x̄_τ = ȳ."""
+    path, z = denoiser.path, draw(x_s)
+    scale, std = forward(path, s, t) if s > 0.0 else (path.alpha(t), path.sigma(t))
+    if not isinstance(denoiser, Posterior) or not isinstance(denoiser.method, _Pinned):
+        return (x_s * scale).add_(z, alpha=std)
+    spectrum, (alpha, sigma) = Spectrum.of(denoiser.measurement, x_s), marginal(path, s)
+    left = path.alpha(t) ** 2 * (spectrum.level(denoiser.measurement.noise) ** 2 - (sigma / alpha) ** 2)
+    w = torch.where(spectrum.is_measured, std**2 / left.clamp(min=std**2), 0.0)
+    x, z = spectrum.operator.to_spectrum(x_s), spectrum.operator.to_spectrum(z)
+    y = path.alpha(t) * spectrum.inverse * spectrum.y
+    return spectrum.operator.from_spectrum(scale * x + w * (y - scale * x) + std * (1.0 - w).sqrt() * z)
 
 
 def _check(jump: int, repeats: int) -> None:

@@ -196,12 +196,14 @@ def _let_go(denoiser: Denoiser, x_s: Tensor, x_0: Tensor, t: float, s: float, dr
 def _met_again(denoiser: Denoiser, x_t: Tensor, t: float, draw: Draw) -> Tensor:
     """x_t + A⁺ (α_t y + σ_t A z − A x_t): what is measured with noise that the rest has not seen; of a denoiser without measurement x_t.
 
-    Of noise in y only so much is added to it as is missing to σ_t, where A's decomposition is known, and nothing is met where it has more.
+    To noise in y only so much is added as is missing to σ_t, and nothing is met where it has more, or where A's decomposition is not known.
     """
     if not isinstance(denoiser, Posterior):
         return x_t
     known, path, z = denoiser.measurement, denoiser.path, draw(x_t)
-    if known.noise > 0.0 and isinstance(known.operator, Decomposed):
+    if known.noise > 0.0 and not isinstance(known.operator, Decomposed):
+        return x_t
+    if known.noise > 0.0:
         return Spectrum.of(known, x_t).met(x_t, path.alpha(t), path.sigma(t), known.noise, z)
     y = path.alpha(t) * known.y.to(x_t) + path.sigma(t) * known.operator(z)
     return x_t + Measurement(known.operator, y).correction(x_t)

@@ -48,9 +48,9 @@ def measurement(shape: tuple[int, ...], noise: float = 0.2) -> Measurement:
 
 
 def drawn(method: Method, denoiser: Denoiser, x: Tensor, known: Measurement, **options: Any) -> Tensor:
-    """Samples by the method's own sampler over four steps."""
+    """Samples by the method's own sampler over three steps."""
     options.setdefault("generator", seeded(1))
-    return method.sampler(Ancestral(steps=4)).sample(Posterior(denoiser, known, method), x, **options)
+    return method.sampler(Ancestral(steps=3)).sample(Posterior(denoiser, known, method), x, **options)
 
 
 @every_method
@@ -183,7 +183,7 @@ def test_measurement_without_noise_is_met(method: Method) -> None:
     world = gaussian(VP(), (0.1, -0.2, 0.3, 0.0), (0.3, 0.2, 0.1, 0.4))
     keep = torch.tensor([True, False, True, False])
     known = Measurement(Mask(keep), torch.tensor([[0.4, 0.0, 0.1, 0.0]]), 0.0)
-    sampler = method.sampler(Ancestral(steps=60, grid=LogSNR()))
+    sampler = method.sampler(Ancestral(steps=30, grid=LogSNR()))
     x = sampler.sample(Posterior(world, known, method), normal(6, 4), generator=seeded())
     apart = known.residual(x).abs().max()
     assert apart < (0.3 if method.differentiates and not method.is_exact else 1e-12)

@@ -171,7 +171,7 @@ def entries() -> list[Entry]:
     twisted = [Entry(f"TwistedSMC, K = {k}", partial(_twisted, k), STEPS, 2, k) for k in (4, 16, 64)]
     return [
         Entry("Replacement", lambda _: Replacement()),
-        Entry("RePaint", lambda _: RePaint(), STEPS // 4),
+        Entry("RePaint", lambda _: RePaint(), STEPS // RePaint().repeats),
         Entry("DDRM", lambda _: DDRM()),
         Entry("DiffPIR", lambda _: DiffPIR()),
         Entry("DPS", lambda std: DPS(data_std=std), products=1),
@@ -202,7 +202,7 @@ def _options(name: str) -> Iterator[tuple[dict[str, Any], int]]:
         "ddrm": {"eta": (0.5, 0.7, 0.85, 1.0), "is_reverse": (False, True)},
         "diffpir": {"weight": (0.3, 1.0, 3.0, 8.0), "zeta": (0.1, 0.3, 0.6, 1.0)},
         "momentmatching": {"iterations": (1, 2, 3)},
-        "repaint": {"jump": (1, 2, 5, 10), "repeats": (1, 2, 4, 10)},
+        "repaint": {"jump": (1, 2, 5), "repeats": (1, 2, 3, 4)},
         "twistedsmc": {"proposal": ("pigdm", "momentmatching"), "iterations": (1, 2, 4)},
     }
     for values in itertools.product(*tried[name].values()):
@@ -227,22 +227,34 @@ def tune(name: str, dimensions: list[int]) -> None:
         print(f"{name} {entry.name:28} " + " | ".join(line), flush=True)
 
 
-def measure(dimension: int) -> list[dict[str, Any]]:
-    """Every reported method in every cell."""
+def measure(dimension: int, methods: list[str], world: int = 0) -> list[dict[str, Any]]:
+    """Every reported method, or those of these names, in every cell of a world."""
     rows = []
     for entry in entries():
-        if entry.particles * dimension > 1024:
+        if entry.name not in (methods or [entry.name]):
             continue
         start = time.perf_counter()
-        for cell in cells(dimension):
+        for cell in cells(dimension, world):
             error = cell.error(draw(entry, cell))
-            rows.append(_row("scorefield", entry.name, entry.price, cell, error))
+            rows.append(_row("scorefield", entry.name, entry.price, cell, error) | {"world": world})
         print(f"{dimension:3} {entry.name:22} {time.perf_counter() - start:6.1f} s", file=sys.stderr, flush=True)
     return rows
 
 
 def _read(file: File) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text())) if file.exists() else []
+
+
+def _replace(file: File, rows: list[dict[str, Any]]) -> None:
+    """These rows in the place of those of the same methods, dimensions and worlds, in the table's order."""
+    order = [entry.name for entry in entries()]
+    new = {_place(row) for row in rows}
+    kept = [row for row in _read(file) if _place(row) not in new]
+    file.write_text(json.dumps(sorted(kept + rows, key=lambda row: (row["dimension"], order.index(row["method"])))))
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["method"], row["dimension"], row.get("world", 0)
 
 
 def _row(library: str, name: str, price: int, cell: Cell, error: dict[str, float]) -> dict[str, Any]:
@@ -265,6 +277,24 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {'' if library == 'scorefield' else library + ' '}{name} | {price} | " + " | ".join(values) + " |"
         )
+    return "\n".join(lines)
+
+
+def scatter(rows: list[dict[str, Any]]) -> str:
+    """Geometric means over operators and worlds, and their standard errors by the worlds' own means."""
+    columns = sorted({(row["dimension"], row["noise"]) for row in rows})
+    lines = ["| method | " + " | ".join(f"{d}-D, {n:g}" for d, n in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name in sorted({row["method"] for row in rows}, key=[entry.name for entry in entries()].index):
+        values = []
+        for place in columns:
+            of: dict[int, list[float]] = {}
+            for row in rows:
+                if row["method"] == name and (row["dimension"], row["noise"]) == place:
+                    of.setdefault(row["world"], []).append(row["sliced"])
+            logs = torch.tensor([math.log(mean_log(one)) for one in of.values()])
+            centre, error = float(logs.mean().exp()), float(logs.var(correction=0)) / max(1, len(logs) - 1)
+            values.append(f"{centre:.2f} ± {centre * math.sqrt(error):.2f}")
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
@@ -311,6 +341,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=File, default=File("runs/posteriors"))
     parser.add_argument("--dimensions", type=int, nargs="+", default=sorted(SHAPES))
+    parser.add_argument(
+        "--methods", nargs="+", default=[], help="these alone, named as in the table; the others' rows are kept"
+    )
+    parser.add_argument(
+        "--worlds", type=int, nargs="+", default=[], help="these worlds instead, into worlds.json, with standard errors"
+    )
     parser.add_argument("--tune")
     parser.add_argument("--picture", type=File)
     parser.add_argument("--again", action="store_true", help="print the tables of what was measured before")
@@ -323,10 +359,15 @@ def main() -> int:
         picture(options.picture)
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.worlds:
+        file = options.folder / "worlds.json"
+        for dimension, number in itertools.product(() if options.again else options.dimensions, options.worlds):
+            _replace(file, measure(dimension, options.methods, number))
+        print(scatter(_read(file)))
+        return 0
     ours = options.folder / "ours.json"
     for dimension in () if options.again else options.dimensions:
-        others = [row for row in _read(ours) if row["dimension"] != dimension]
-        ours.write_text(json.dumps(sorted(others + measure(dimension), key=lambda row: row["dimension"])))
+        _replace(ours, measure(dimension, options.methods))
     rows = _read(ours)
     print(table(rows + _read(options.folder / "azula.json")) + "\n\n" + moments(rows))
     return 0

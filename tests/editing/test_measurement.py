@@ -65,6 +65,15 @@ def test_log_likelihood_is_the_gaussians_up_to_a_constant(operator: Dense) -> No
         assert torch.allclose(found[0] - found[1], wanted[0] - wanted[1], atol=1e-4)
 
 
+def test_likelihood_without_noise_leaves_out_what_rounding_drowns() -> None:
+    """Singular values below a thousandth of the largest, whatever the unit: 0.9 of 1000 is left out, 2 is not."""
+    x = normal(3, 3)
+    known = Measurement(Dense(torch.diag(float64([1000.0, 2.0, 0.9]))), normal(1, 3))
+    apart = known.residual(x)[:, :2]
+    wanted = -0.5 * (apart**2 / (0.7 * float64([1e6, 4.0]))).sum(1)
+    assert torch.allclose(known.log_likelihood(x, 0.7), wanted, rtol=1e-10)
+
+
 @every_operator
 def test_weighed_is_the_inverse_on_what_is_reached(operator: Dense) -> None:
     """What moment matching's solver is preconditioned by."""

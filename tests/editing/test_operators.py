@@ -166,6 +166,10 @@ def test_projection_is_random_by_its_seed_alone() -> None:
     one, same, other = (Projection((20,), 5, seed=seed)(x) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
+    fixed = Projection((2, 3), 3)(torch.arange(6.0).double().view(1, 2, 3))
+    assert torch.allclose(
+        fixed, float64([[-0.8966, 3.3461, -4.3813]]), atol=1e-4
+    )  # measurements in files stay readable
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from scorefield.editing.methods import (
     Resampled,
     TwistedSMC,
 )
+from scorefield.editing.methods.diffpir import Renoising
 from scorefield.editing.methods.linearised import Linearised
 from scorefield.editing.operators import Dense, Mask, Matrixless
 from scorefield.editing.posterior import Method, Posterior
@@ -144,6 +145,17 @@ def test_diffpir_minimises_what_it_says() -> None:
     assert torch.autograd.grad(cost, x)[0].abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("path", [VP(), EDM()], ids=repr)
+def test_diffpir_keeps_the_share_of_the_noise_it_says(path: Path) -> None:
+    """x_s = α_s x₀ + σ_s (√(1−ζ) ε + √ζ z) for a prediction that is right: one step, noise by noise."""
+    x_0, noise, z = (normal(5, 3, seed=k) for k in (1, 2, 3))
+    certain = NetworkDenoiser(lambda x, label: x_0, path, Data())
+    s, *_, t = inner_times(path)
+    found = Renoising(zeta=0.3).step(certain, path.perturb(x_0, t, noise), t, s, z).x
+    wanted = path.perturb(x_0, s, math.sqrt(0.7) * noise + math.sqrt(0.3) * z)
+    assert torch.allclose(found, wanted, atol=1e-9)
+
+
 def test_ddrm_without_noise_is_replacement_where_it_is_measured() -> None:
     """Both end with the measurement itself, on measured coordinates, whatever η."""
     world, measurement = correlated(EDM()), known(0.0)
@@ -187,6 +199,14 @@ def test_conditioned_is_bayes_rule(noise: float) -> None:
         return
     constant = exact.log_density(draws, 0.0) - world.log_density(draws, 0.0) - measurement.log_likelihood(draws)
     assert torch.allclose(constant, constant[:1].expand(50), atol=1e-8)
+
+
+def test_conditioned_knows_no_unit() -> None:
+    """A measurement in other units says the same: what counts as nothing is a share of the largest singular value."""
+    world, matrix = mixture(VP()), float64([[1.0, 0.5], [2.0, 1.0]])
+    one, other = (conditioned(world, Measurement(Dense(u * matrix), u * float64([[0.4, 0.8]]))) for u in (1.0, 1e-12))
+    assert torch.allclose(one.means, other.means, atol=1e-9)
+    assert torch.allclose(one.weights, other.weights, atol=1e-9)
 
 
 # ── the draws ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,6 +270,21 @@ def test_resampled_with_one_repeat_is_its_inner_sampler() -> None:
     inner = Ancestral(steps=12)
     one = Resampled(12, inner.grid, inner, jump=5, repeats=1).sample(mixture(VP()), x_T, generator=seeded())
     assert torch.equal(one, inner.sample(mixture(VP()), x_T, generator=seeded()))
+
+
+def test_particles_start_apart_and_the_first_where_it_is_told() -> None:
+    """From the prior's end each has noise of its own, or K of them are worth one; from the middle of a path all start at x."""
+    world, measurement, method = mixture(VP()), Measurement(Dense(float64([[1.0, 0.6]])), normal(1, 1), 0.2), TwistedSMC(3)  # fmt: skip
+    x = starts(VP(), 2, 2)
+    for start, apart in ((None, True), (0.5, False)):
+        states = method.sampler(Ancestral(steps=4)).trajectory(
+            Posterior(world, measurement, method), x, generator=SampleStreams.numbered(3, 0, 2), start=start
+        )
+        info = next(iter(states)).info
+        assert info is not None
+        particles = info["particles"]
+        assert particles.shape == (2, 3, 2)
+        assert bool(((particles[:, 0] - particles[:, 1]).norm(dim=1) > 0.3).all()) == apart
 
 
 def test_particles_are_the_same_however_many_are_asked_at_once() -> None:

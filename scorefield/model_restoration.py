@@ -23,7 +23,7 @@ from torch import Tensor
 from scorefield.data.representation import Representation
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods import DDRM, DPS, PiGDM
-from scorefield.editing.operators import Decomposed, Dense, LinearOperator, Mask, Matrixless, Separable
+from scorefield.editing.operators import Decomposed, Dense, LinearOperator, Mask, Matrixless, Projection, Separable
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete, Path
@@ -322,9 +322,9 @@ def _require_noise(noise: float) -> None:
 def method_for(operator: LinearOperator) -> Method:
     """What measures best (docs: Restoration by every method).
 
-    DPS for holes and, gentler and walked twice, for mixed channels; DDRM for others whose decomposition is known; ΠGDM elsewhere.
+    DPS for holes and projections and, gentler and walked twice, for mixed channels; DDRM for others whose decomposition is known; ΠGDM elsewhere.
     """
-    if isinstance(operator, Mask):
+    if isinstance(operator, Mask | Projection):
         return DPS()
     if _mixes_channels(operator):
         return DPS(zeta=0.3, jump=10, repeats=2)

@@ -286,6 +286,7 @@ def test_the_usual_method_is_that_of_the_operators_kind() -> None:
     grey = method_for(Separable.grey((3, 4, 6)))
     assert isinstance(grey, DPS) and (grey.zeta, grey.repeats) == (0.3, 2)
     assert isinstance(method_for(Separable.downsampling((3, 4, 6), 2)), DDRM)
+    assert method_for(Projection((3, 4, 6), 7)) == DPS()
     assert isinstance(method_for(Separable((3, 4), (torch.eye(3).double(), None))), DDRM)
 
 

@@ -33,7 +33,7 @@ from scorefield.model_classifier import load_classifier
 from scorefield.samplers import Calibrated
 from scorefield.training.earlier import checkpoint_model
 
-SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+SCALES = (1.0, 1.5, 1.75, 2.0, 3.0, 4.0)
 INTERVALS: tuple[tuple[float, Interval], ...] = ((2.0, (0.2, 4.0)), (3.0, (0.2, 4.0)))
 RESCALED = ((1.75, 0.7), (3.0, 0.7))
 
@@ -67,13 +67,15 @@ class Judge:
     reference: Tensor
 
     @classmethod
-    def of(cls, train: Dataset, test: Dataset, count: int) -> Judge:
-        """Fitted on the training data; `count` examples of the test data are what samples are compared with."""
+    def of(cls, train: Dataset, test: Dataset, count: int, cache: Path | None = None) -> Judge:
+        """Fitted on the training data; `count` examples of the test data are what samples are compared with; `cache` keeps it."""
         if train.labels is None or test.labels is None:
             raise UsageError(
                 f"guidance is measured on data with classes; {train.name} or {test.name} has no labels: give data with labels"
             )
-        classifier = fit_features(torch.from_numpy(train.batch(range(len(train)))), torch.from_numpy(train.labels))
+        classifier = fit_features(
+            torch.from_numpy(train.batch(range(len(train)))), torch.from_numpy(train.labels), cache=cache
+        )
         if not isinstance(classifier, Classifier):
             raise UsageError(f"a judge is a classifier of pictures, series or volumes; {train.name} holds points")
         return cls(classifier, classifier.features(torch.from_numpy(test.batch(range(count)))))
@@ -176,7 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     model = load(options.run, calibrated=False)
     train, test = open_data(options.train), open_data(options.test)
-    judge = Judge.of(train, test, options.count)
+    judge = Judge.of(train, test, options.count, Path(options.run, "judge.safetensors"))
     assert test.labels is not None
     known = judge.classifier.accuracy(torch.from_numpy(test.batch(range(len(test)))), torch.from_numpy(test.labels))
     print(f"the judge's accuracy on {len(test)} held-out examples: {100 * known:.1f} %\n")

@@ -74,6 +74,12 @@ class Guidance:
             )
         if self.autoguide is None and self.autoguide_scale != 1.5:
             raise UsageError("--autoguide-scale needs a guide; name one with --autoguide RUN, or --autoguide step-N")
+        if self.guidance_rescale and (
+            self.autoguide is not None or (self.classifier_guidance is not None and self.guidance is None)
+        ):
+            raise UsageError(
+                f"--guidance-rescale {self.guidance_rescale:g} is of classifier-free guidance, which is off here; leave it out, or give --guidance W in place of --autoguide, beside --classifier-guidance"
+            )
         led = self.guidance if self.guidance is not None else self.classifier_guidance
         if led is not None and not has_label:
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ def test_options_are_heard(classes_run: Path, tmp_path: Path, options: list[obje
         (["--autoguide", "step-9"], "there are: step-2"),
         (["--autoguide", "nowhere"], "no run folder"),
         (["--autoguide", "step-2", "--guidance", 2], "in place of|takes the place"),
+        (["--guidance", "nan"], "scale ≥ 0, got nan"),
+        (["--class", "shoe", "--guidance", 2], "unknown class 'shoe'; known: "),
+        (["--autoguide", "step-2", "--autoguide-scale", -1], "scale ≥ 0, got -1"),
+        (["--autoguide", "step-2", "--guidance-rescale", 0.5], "rescale 0.5 is of classifier-free guidance"),
+        (["--classifier-guidance", 1, "--guidance-rescale", 0.5], "rescale 0.5 is of classifier-free guidance"),
         (["--autoguide-scale", 2], "name one with --autoguide"),
         (["--classifier-guidance", 1], "train-classifier"),
     ],
@@ -68,3 +74,24 @@ def test_a_guide_of_other_data_is_refused(image_run: Path, point_run: Path, tmp_
     """Its answers would be of another shape."""
     answer = call("sample", image_run, "-n", 2, "--out", tmp_path / "x.npz", "--autoguide", point_run)
     assert answer.code == 2 and "a model of the same data" in answer.text
+
+
+def test_a_model_that_was_never_without_its_class_has_no_scale(
+    tmp_path_factory: pytest.TempPathFactory, images: str, tmp_path: Path
+) -> None:
+    """Its answer without a class is that of untrained weights: classifier-free guidance would be led by noise."""
+    run = trained(tmp_path_factory.mktemp("sure") / "run", images, UNET, {"label_dropout": 0, "guidance": 1})
+    answer = call("sample", run, "-n", 2, "--class", 1, "--guidance", 2, "--out", tmp_path / "x.npz")
+    assert answer.code == 2 and "train with --set label_dropout=0.1" in answer.text, answer.text
+
+
+def test_a_classifier_of_another_run_is_refused(image_run: Path, point_run: Path, images: str, tmp_path: Path) -> None:
+    """Copied into the folder of a model of other data it would judge what it has never seen."""
+    for name, source in (("own", image_run), ("other", point_run)):
+        shutil.copytree(source, tmp_path / name)
+    tiny = ["network.widths=[8]", "network.depths=[1]", "network.embedding=8", "network.attention=0"]
+    words = [word for setting in tiny for word in ("--set", setting)]
+    assert call("train-classifier", tmp_path / "own", images, "--steps", 1, "--batch", 4, *words).code == 0
+    shutil.copytree(tmp_path / "own" / "classifier", tmp_path / "other" / "classifier")
+    answer = call("sample", tmp_path / "other", "-n", 2, "--classifier-guidance", 1, "--out", tmp_path / "x.npz")
+    assert answer.code == 2 and "make it again: scorefield train-classifier" in answer.text, answer.text

@@ -178,7 +178,9 @@ def test_between_two_codes_noise_keeps_its_length(path: Path) -> None:
     codes = (alpha * ends[0] + sigma * noises[0], alpha * ends[1] + sigma * noises[1])
     for share, code in zip((0.0, 1.0), codes, strict=True):
         assert torch.allclose(between(path, t, ends, codes, share), code, rtol=1e-12)
-    noise = (between(path, t, ends, codes, 0.5) - alpha * lerp(*ends, 0.5)) / sigma
+    middle = between(path, t, ends, codes, 0.5)
+    assert torch.allclose(middle, alpha * lerp(*ends, 0.5) + sigma * slerp(*noises, 0.5), atol=1e-9)
+    noise = (middle - alpha * lerp(*ends, 0.5)) / sigma
     assert float(noise.square().mean()) == pytest.approx(1.0, abs=0.15)
 
 

@@ -1,9 +1,11 @@
 """Models combined: what is drawn from products, mixtures and quotients, beside the exact laws, and two classes of digits in one.
 
 Three parts, each with its table: closed forms (mixtures of Gaussians, whose products are mixtures of Gaussians), the same with
-energies that networks learned from points, and digits of 8×8 pixels with a class for a condition. Writes one picture.
+energies that networks learned from points, and digits of 8×8 pixels with a class for a condition. The first two are of several
+seeds, and say mean ± half the range. Writes a picture of points and one of digits.
 
     python benchmarks/composition.py --out docs/images
+    python benchmarks/composition.py --parts exact points
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ DRAWN = 2000
 NULL = 10
 PAIR = (3, 5)
 NEGATED = 0.6
+SHOWN = ("reverse SDE", "MALA, 20 moves")
+PARTS = ("exact", "points", "digits")
 
 
 def float64(numbers: Any) -> Tensor:
@@ -105,11 +109,16 @@ def samplers() -> dict[str, Sampler]:
     }
 
 
-def draw(sampler: Sampler, denoiser: EnergyDenoiser, like: torch.dtype = torch.float64) -> Tensor:
+def draw(sampler: Sampler, denoiser: EnergyDenoiser, seed: int, like: torch.dtype = torch.float64) -> Tensor:
     """Samples of a denoiser in the plane."""
-    x_T = PATH.prior_std * torch.randn(DRAWN, 2, generator=torch.Generator().manual_seed(4), dtype=like)
+    x_T = PATH.prior_std * torch.randn(DRAWN, 2, generator=torch.Generator().manual_seed(4 + 10 * seed), dtype=like)
     with torch.no_grad():
-        return sampler.sample(denoiser, x_T, generator=torch.Generator().manual_seed(8)).double()
+        return sampler.sample(denoiser, x_T, generator=torch.Generator().manual_seed(8 + 10 * seed)).double()
+
+
+def draw_exact(exact: GaussianMixture, seed: int) -> Tensor:
+    """As many samples of a law."""
+    return exact.draw(DRAWN, torch.Generator().manual_seed(77 + 1000 * seed))
 
 
 Compositions = dict[str, tuple[EnergyDenoiser, GaussianMixture]]
@@ -135,20 +144,31 @@ def _known(denoiser: Any) -> EnergyDenoiser:
     return denoiser
 
 
-def closed_forms() -> None:
-    """Print the table of what samplers draw from exact parts."""
+def closed_forms(seeds: int) -> dict[str, list[Tensor]]:
+    """Print the table of what samplers draw from exact parts; (exact, plain, MALA) samples of each composition, first seed."""
     wanted = {name: pair for name, pair in compositions((bars(True), bars(False), blob())).items() if len(name) > 1}
+    rows = {name: [draw_exact(exact, 0)] for name, (_, exact) in wanted.items()}
     print("| exact parts | evaluations | " + " | ".join(wanted) + " |")
     print("|---|---|" + "---|" * len(wanted))
-    floors = [distance(exact.draw(DRAWN, torch.Generator().manual_seed(77)), exact) for _, exact in wanted.values()]
     for title, sampler in samplers().items():
-        found = [distance(draw(sampler, denoiser), exact) for denoiser, exact in wanted.values()]
-        print(f"| {title} | {sampler.evaluations()} | {_cells(found)} |", flush=True)
-    print(f"| exact draws | | {_cells(floors)} |", flush=True)
+        drawn = {name: [draw(sampler, parts, k) for k in range(seeds)] for name, (parts, _) in wanted.items()}
+        print(f"| {title} | {sampler.evaluations()} | {_cells(drawn, wanted)} |", flush=True)
+        if title in SHOWN:
+            for name, samples in drawn.items():
+                rows[name].append(samples[0])
+    floors = {name: [draw_exact(exact, k) for k in range(seeds)] for name, (_, exact) in wanted.items()}
+    print(f"| exact draws | | {_cells(floors, wanted)} |", flush=True)
+    return rows
 
 
-def _cells(found: Sequence[tuple[float, float]]) -> str:
-    return " | ".join(f"{far:.3f} ({100.0 * off:.0f} %)" for far, off in found)
+def _cells(drawn: dict[str, list[Tensor]], wanted: Compositions) -> str:
+    return " | ".join(_cell(samples, wanted[name][1]) for name, samples in drawn.items())
+
+
+def _cell(samples: Sequence[Tensor], exact: GaussianMixture) -> str:
+    """Mean ± half the range of the distance over seeds, and the mean error of the covariance."""
+    far, off = np.array([distance(drawn, exact) for drawn in samples]).T
+    return f"{far.mean():.3f} ± {np.ptp(far) / 2.0:.3f} ({100.0 * off.mean():.0f} %)"
 
 
 # ── networks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,10 +196,10 @@ def fit(
     return time.process_time() - began
 
 
-def learned(world: GaussianMixture, steps: int) -> tuple[EnergyDenoiser, float]:
-    """An energy learned from 20,000 points of a law."""
-    torch.manual_seed(0)
-    data = world.draw(20_000, torch.Generator().manual_seed(3)).float()
+def learned(world: GaussianMixture, steps: int, seed: int) -> tuple[EnergyDenoiser, float]:
+    """An energy learned from 20,000 points of a law; the seed is that of points and weights."""
+    torch.manual_seed(seed)
+    data = world.draw(20_000, torch.Generator().manual_seed(3 + 10 * seed)).float()
     network = MLPSpec(width=128, depth=3, embedding=32).build((2,))
     denoiser = NetworkEnergy(network, PATH, Energy(sigma_data=1.0))
     seconds = fit(
@@ -193,18 +213,20 @@ def learned(world: GaussianMixture, steps: int) -> tuple[EnergyDenoiser, float]:
     return denoiser, seconds
 
 
-def learned_points(steps: int) -> dict[str, list[Tensor]]:
-    """Print the table of learned parts; (exact, plain, MALA) samples of each composition."""
-    fitted = [learned(world, steps) for world in (bars(True), bars(False), blob())]
-    print(f"\nlearned from points in {sum(seconds for _, seconds in fitted):.0f} processor seconds\n")
-    plain, walked = samplers()["reverse SDE"], samplers()["MALA, 20 moves"]
-    wanted = compositions([denoiser for denoiser, _ in fitted])
+def learned_points(steps: int, seeds: int) -> dict[str, list[Tensor]]:
+    """Print the table of learned parts; (exact, plain, MALA) samples of each composition, first seed."""
+    worlds = (bars(True), bars(False), blob())
+    fitted = [[learned(world, steps, seed) for world in worlds] for seed in range(seeds)]
+    spent = [sum(seconds for _, seconds in parts) for parts in fitted]
+    print(f"\nlearned from points in {min(spent):.0f} to {max(spent):.0f} processor seconds for all three\n")
+    seen = [compositions([denoiser for denoiser, _ in parts]) for parts in fitted]
     rows: dict[str, list[Tensor]] = {}
-    print("| learned parts | reverse SDE | MALA, 20 moves | exact draws |\n|---|---|---|---|")
-    for name, (denoiser, exact) in wanted.items():
-        drawn = [draw(sampler, denoiser, torch.float32) for sampler in (plain, walked)]
-        rows[name] = [exact.draw(DRAWN, torch.Generator().manual_seed(77)), *drawn]
-        print(f"| {name} | {_cells([distance(rows[name][k], exact) for k in (1, 2, 0)])} |", flush=True)
+    print(f"| learned parts | {' | '.join(SHOWN)} | exact draws |\n|---|---|---|---|")
+    for name, (_, exact) in seen[0].items():
+        ways = [[draw(samplers()[title], seen[k][name][0], k, torch.float32) for k in range(seeds)] for title in SHOWN]
+        ways.append([draw_exact(exact, k) for k in range(seeds)])
+        print(f"| {name} | {' | '.join(_cell(samples, exact) for samples in ways)} |", flush=True)
+        rows[name] = [ways[2][0], ways[0][0], ways[1][0]]
     return rows
 
 
@@ -288,39 +310,54 @@ def _both_lead(shares: np.ndarray) -> float:
     return float(np.mean([set(np.argsort(row)[-2:]) == set(PAIR) for row in shares]))
 
 
-# ── the picture ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def picture(rows: dict[str, list[Tensor]], strips: dict[str, Tensor], path: Path) -> None:
-    """Points: one column a composition, rows exact, plain and walked. Digits: one strip a composition."""
-    figure = plt.figure(figsize=(11.5, 9.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(5.6, 3.6)).ravel()
-    axes = upper.subplots(3, len(rows))
-    for column, (name, drawn) in zip(axes.T, rows.items(), strict=True):
-        column[0].set_title(name, fontsize=11)
-        for axis, points in zip(column, drawn, strict=True):
-            axis.scatter(*points.T, s=2.0, alpha=0.45, color="#20406f", linewidths=0)
-            axis.set(xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), xticks=[], yticks=[], aspect="equal")
-    for axis, name in zip(axes[:, 0], ("exact", "reverse SDE", "MALA"), strict=True):
-        axis.set_ylabel(name)
-    lower.suptitle("digits, one network, MALA", fontsize=11)
-    for axis, (name, samples) in zip(lower.subplots(len(strips), 1), strips.items(), strict=True):
-        framed = np.full((len(samples), 10, 10), -1.0)
+def picture(blocks: dict[str, dict[str, list[Tensor]]], path: Path) -> None:
+    """Points: a block for each kind of parts, exact above learned; a column a composition, rows exact, plain and walked."""
+    figure = plt.figure(figsize=(11.5, 5.6 * len(blocks)), layout="constrained")
+    for block, (title, rows) in zip(
+        figure.subfigures(len(blocks), 1, squeeze=False)[:, 0], blocks.items(), strict=True
+    ):
+        block.suptitle(title, fontsize=12)
+        axes = block.subplots(3, len(rows), squeeze=False)
+        for column, (name, drawn) in zip(axes.T, rows.items(), strict=True):
+            column[0].set_title(name, fontsize=11)
+            for axis, points in zip(column, drawn, strict=True):
+                axis.scatter(*points.T, s=2.0, alpha=0.45, color="#20406f", linewidths=0)
+                axis.set(xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), xticks=[], yticks=[], aspect="equal")
+        for axis, name in zip(axes[:, 0], ("exact law", *SHOWN), strict=True):
+            axis.set_ylabel(name)
+    _save(figure, path, 96)
+
+
+def picture_of_digits(strips: dict[str, Tensor], path: Path) -> None:
+    """One strip a composition."""
+    figure, axes = plt.subplots(len(strips), 1, figsize=(11.5, 0.86 * len(strips)), layout="constrained")
+    for axis, (name, samples) in zip(axes, strips.items(), strict=True):
+        framed = np.full((len(samples), 10, 10), 1.0)
         framed[:, 1:9, 1:9] = samples.view(-1, 8, 8).clamp(-1.0, 1.0).numpy()
-        axis.imshow(np.concatenate(list(framed), 1), cmap="gray", vmin=-1.0, vmax=1.0)
+        axis.imshow(np.concatenate(list(framed), 1), cmap="gray", vmin=-1.0, vmax=1.0, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set_frame_on(False)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
+    _save(figure, path, 32)
+
+
+def _save(figure: Any, path: Path, colours: int) -> None:
     figure.savefig(path, dpi=85)
     plt.close(figure)
     with Image.open(path) as saved:
-        small = saved.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+        small = saved.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 
 def main() -> None:
-    """Print the tables and write the picture."""
+    """Print the tables and write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where composition.png goes")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the pictures go")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the tables wanted")
+    parser.add_argument("--seeds", type=int, default=3, help="of draws, and of points and training where there is any")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of each energy of points")
     parser.add_argument("--digit-steps", type=int, default=4000, help="training steps of the energy of digits")
     parser.add_argument("--count", type=int, default=400, help="digits of each composition that are judged")
@@ -328,9 +365,16 @@ def main() -> None:
     torch.set_num_threads(1)
     plt.switch_backend("Agg")
     options.out.mkdir(parents=True, exist_ok=True)
-    closed_forms()
-    rows = learned_points(options.steps)
-    picture(rows, digit_strips(options.digit_steps, options.count), options.out / "composition.png")
+    blocks: dict[str, dict[str, list[Tensor]]] = {}
+    if "exact" in options.parts:
+        blocks["exact parts"] = closed_forms(options.seeds)
+    if "points" in options.parts:
+        blocks["learned parts"] = learned_points(options.steps, options.seeds)
+    if blocks:
+        picture(blocks, options.out / "composition.png")
+    if "digits" in options.parts:
+        strips = digit_strips(options.digit_steps, options.count)
+        picture_of_digits(strips, options.out / "composition-digits.png")
 
 
 if __name__ == "__main__":

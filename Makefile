@@ -122,8 +122,8 @@ likelihood: .venv/.benchmarks ## likelihoods where the truth is known: errors, b
 guidance: .venv/.benchmarks ## accuracy, Fréchet distance, precision and recall over the scale: make guidance RUN=runs/fashion TRAIN=… TEST=…
 	$(ONE_THREAD) $(BIN)/python benchmarks/guidance.py $(RUN) $(TRAIN) $(TEST) --count $(or $(COUNT),1000)
 
-composition: .venv/.benchmarks ## models combined: what samplers draw from products, mixtures and quotients, a table and a picture
-	$(ONE_THREAD) $(BIN)/python benchmarks/composition.py --out docs/images
+composition: .venv/.benchmarks ## models combined: what samplers draw from products, mixtures and quotients, tables and two pictures: make composition SEEDS=3
+	$(ONE_THREAD) $(BIN)/python benchmarks/composition.py --out docs/images --seeds $(or $(SEEDS),1)
 
 posteriors: .venv/.benchmarks ## restoration methods beside exact posteriors (azula's too after `make peers`): a table and a picture
 	if [ -e .venv-peers/.built ]; then $(ONE_THREAD) .venv-peers/bin/python benchmarks/posteriors_peers.py; fi

@@ -33,9 +33,9 @@ from scorefield.model_classifier import load_classifier
 from scorefield.samplers import Calibrated
 from scorefield.training.earlier import checkpoint_model
 
-SCALES = (1.0, 1.5, 1.75, 2.0, 3.0, 4.0)
-INTERVALS: tuple[tuple[float, Interval], ...] = ((2.0, (0.2, 4.0)), (3.0, (0.2, 4.0)))
-RESCALED = ((1.75, 0.7), (3.0, 0.7))
+SCALES = (1.0, 1.5, 1.75, 2.0, 3.0)
+INTERVALS: tuple[tuple[float, Interval], ...] = ((3.0, (0.2, 4.0)),)
+RESCALED = ((1.75, 0.7),)
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def scales(rows: Sequence[Row]) -> list[float]:
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:
-    """Accuracy, precision and recall over the scale; hollow marks are guided within the interval only."""
+    """Accuracy, precision and recall over the scale, and precision over recall; hollow marks are guided within the interval only."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.4, 4.0))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0))
     everywhere, within = (
         [row for row in rows if (row.interval is None) == plain and not row.rescale] for plain in (True, False)
     )
@@ -123,13 +123,30 @@ def picture(rows: Sequence[Row], file: Path) -> None:
         figures = [getattr(row, name) for row in everywhere]
         errors = [figure.standard_error for figure in figures]
         values = [figure.value for figure in figures]
-        axis.errorbar(scales(everywhere), values, errors, color=colour, marker="o", ms=4, label=name)
+        left.errorbar(scales(everywhere), values, errors, color=colour, marker="o", ms=4, label=name)
         hollow = [getattr(row, name).value for row in within]
-        axis.plot(scales(within), hollow, "o", color=colour, mfc="white", ms=7)
-    axis.set_xlabel("scale of guidance w")
-    axis.set_ylim(0.0, 1.02)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="lower left")
+        left.plot(scales(within), hollow, "o", color=colour, mfc="white", ms=7)
+    left.set(xlabel="scale of guidance w", ylabel="share of samples")
+    left.legend(loc="lower left")
+    right.plot(
+        [row.recall.value for row in everywhere], [row.precision.value for row in everywhere], "o-", color="0.3", ms=4
+    )
+    right.plot(
+        [row.recall.value for row in within],
+        [row.precision.value for row in within],
+        "o",
+        color="0.3",
+        mfc="white",
+        ms=7,
+    )
+    for row in (*everywhere, *within):
+        place = (row.recall.value, row.precision.value)
+        offset = (-14, -4) if row.interval else (6, 4)
+        right.annotate(f"{row.scale:g}", place, offset, textcoords="offset points")
+    right.set(xlabel="recall", ylabel="precision")
+    right.margins(0.1)
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

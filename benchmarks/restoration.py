@@ -46,13 +46,13 @@ class Pictures:
     apart: float
 
     @classmethod
-    def of(cls, model: Model, data: str, count: int, cache: Path | None = None) -> Pictures:
-        """The first `count` of DATA; the others are what features are fitted on."""
+    def of(cls, model: Model, data: str, count: int, cache: Path | None = None, skip: int = 0) -> Pictures:
+        """`count` of DATA after the first `skip`; those that follow are what features are fitted on."""
         dataset = open_data(data)
-        others = np.arange(count, min(len(dataset), count + 9000))
+        others = np.arange(skip + count, min(len(dataset), skip + count + 9000))
         labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[others])
         extractor = fit_features(torch.from_numpy(dataset.batch(others)), labels, cache=cache)
-        clean = dataset.batch(range(count))
+        clean = dataset.batch(range(skip, skip + count))
         rows = extractor.features(torch.from_numpy(clean)).double()
         apart = torch.pdist(rows).mean()
         return cls(model.config.representation.own_layout(clean), extractor, float(apart))
@@ -119,6 +119,9 @@ def main() -> None:
     )
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--count", type=int, default=100, help="pictures")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="pictures before them, such as those that settings were chosen on"
+    )
     parser.add_argument("--samples", type=int, default=4, help="samples of each")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=400)
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     settings = parser.parse_args()
     model = load(settings.run, device=settings.device)
-    pictures = Pictures.of(model, settings.data, settings.count, settings.cache)
+    pictures = Pictures.of(model, settings.data, settings.count, settings.cache, settings.skip)
     chosen = [kind_of(kind) for kind in METHODS] if settings.methods == "all" else settings.methods.split(",")
     for task in settings.tasks.split(","):
         print(

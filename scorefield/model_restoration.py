@@ -5,7 +5,8 @@ A model works on x' = (x − b)/s, a picture is measured in x. With y = A x + σ
     one scale:          y' = (y − A b)/s,        A' = A,              σ' = σ_y/s
     scales by channel:  y' = (y − A b)/max s,    A' = A diag(s)/max s,   σ' = σ_y/max s
 
-for any linear A. Whole numbers that an average or a blur gives were rounded on the way, which is noise of variance 1/12 levels²; where
+for any linear A. Without noise a number may be divided by what it likes: by its channel's s where A keeps to channels (A' = A), by its
+row's length where A is a matrix, so that no channel is nothing beside a wider one. Whole numbers that an average or a blur gives were rounded on the way, which is noise of variance 1/12 levels²; where
 y is an array of integers, that is added to σ_y². What a mask shows without noise is exact, and is handed back bit by bit.
 """
 
@@ -23,7 +24,16 @@ from torch import Tensor
 from scorefield.data.representation import Representation
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods import DDRM, DPS, PiGDM
-from scorefield.editing.operators import Decomposed, Dense, LinearOperator, Mask, Matrixless, Projection, Separable
+from scorefield.editing.operators import (
+    Decomposed,
+    Dense,
+    Diagonal,
+    LinearOperator,
+    Mask,
+    Matrixless,
+    Projection,
+    Separable,
+)
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete, Path
@@ -276,18 +286,30 @@ def measured(
 
 
 def _in_model_space(representation: Representation, y: Tensor, operator: LinearOperator, noise: float) -> Measurement:
-    """y = A diag(s) x' + σ n, divided by the largest s."""
-    largest = max(representation.scale)
+    """y = A diag(s) x' + σ n, divided by the largest s; without noise number by number, so that none is small beside others."""
+    largest, y = max(representation.scale), _seen(y, operator)
     if len(representation.scale) == 1:
-        return Measurement(operator, _seen(y / largest, operator).float(), noise / largest)
+        return Measurement(operator, (y / largest).float(), noise / largest)
     scale = _field(representation, representation.scale)[0]
-    if isinstance(operator, Mask) and noise == 0.0:
-        return Measurement(operator, _seen(y / scale, operator).float())
-    return Measurement(_after_scaling(operator, scale / largest), (y / largest).float(), noise / largest)
+    if noise == 0.0 and _keeps_channels(operator):
+        of_each = scale.flatten(1)[:, 0].view(-1, *(1,) * (scale.ndim - 1)) if scale.ndim > 1 else scale
+        return Measurement(operator, (y / of_each).float())
+    scaled = _after_scaling(operator, scale / largest)
+    if noise == 0.0 and isinstance(scaled, Dense):
+        rows = scaled.matrix.norm(dim=1).clamp(min=1e-300)
+        return Measurement(Dense(scaled.matrix / rows[:, None], scaled.shape), (y / largest / rows).float())
+    return Measurement(scaled, (y / largest).float(), noise / largest)
+
+
+def _keeps_channels(operator: LinearOperator) -> bool:
+    """Whether each channel is measured by itself, so that A diag(s) = diag(s) A."""
+    return isinstance(operator, Mask) or (isinstance(operator, Separable) and operator.matrices[0] is None)
 
 
 def _after_scaling(operator: LinearOperator, scale: Tensor) -> LinearOperator:
     """A diag(s), for s of a channel each: with its decomposition where A's follows from matrices."""
+    if isinstance(operator, Mask):
+        return Diagonal(operator.keep * scale)
     if isinstance(operator, Separable):
         first = scale.flatten(1)[:, 0] if scale.ndim > 1 else scale
         matrix = operator.matrices[0]

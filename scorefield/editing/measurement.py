@@ -15,13 +15,12 @@ from typing import final
 
 import torch
 
-from scorefield.arithmetic import Time, along_batch, is_number, per_sample_sum
-from scorefield.editing.operators import Decomposed, LinearOperator
+from scorefield.arithmetic import Time, along_batch, is_number, per_sample_sum, sqrt
+from scorefield.editing.operators import NOTHING, Decomposed, Diagonal, LinearOperator
 from scorefield.errors import UsageError
 from scorefield.shapes import Float, Tensor
 
 _CUTOFF = 1e-3
-"""Singular values below this share of the largest say nothing where the measurement has no noise: rounding drowns them."""
 
 _ITERATIONS = 60
 
@@ -51,6 +50,11 @@ class Measurement:
             )
         if not 0.0 <= self.noise < math.inf:
             raise UsageError(f"a measurement needs noise ≥ 0, got {self.noise}")
+
+    @property
+    def cutoff(self) -> float:
+        """Singular values below this share of the largest say nothing where no noise weighs them: rounding drowns them, but of values seen one by one."""
+        return NOTHING if isinstance(self.operator, Diagonal) else _CUTOFF
 
     def residual(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *m"]:
         """y − A x."""
@@ -86,7 +90,7 @@ class Measurement:
         if not isinstance(operator, Decomposed):
             return v
         values = operator.singular_values.to(v)
-        cutoff = _CUTOFF * values.max() if self.noise == 0.0 else 0.0
+        cutoff = self.cutoff * values.max() if self.noise == 0.0 else 0.0
         return operator.from_measured_spectrum(torch.where(values > cutoff, operator.measured_spectrum(v), 0.0))
 
     def weighed(self, v: Float[Tensor, "b *m"], variance: Time) -> Float[Tensor, "b *m"]:
@@ -95,9 +99,17 @@ class Measurement:
         if not isinstance(operator, Decomposed):
             return self._solved(v, variance, self.noise**2)
         values = operator.singular_values.to(v)
-        cutoff = _CUTOFF * values.max() if self.noise == 0.0 else 0.0
+        cutoff = self.cutoff * values.max() if self.noise == 0.0 else 0.0
         total = torch.where(values > cutoff, along_batch(variance, v) * values**2 + self.noise**2, math.inf)
         return operator.from_measured_spectrum(operator.measured_spectrum(v) / total)
+
+    def deviation(self, variance: Time, like: Float[Tensor, "b *m"]) -> Time:
+        """√(r² w² + σ_y²), that of y − A x number by number where values are seen one by one, each times its w; √(r² + σ_y²) elsewhere."""
+        spread = along_batch(variance, like)
+        if not isinstance(self.operator, Diagonal):
+            return sqrt(spread + self.noise**2)
+        weights = self.operator.weights.to(like)
+        return torch.where(weights > 0.0, spread * weights**2 + self.noise**2, 1.0).sqrt()
 
     def log_likelihood(self, x: Float[Tensor, "b *d"], variance: Time = 0.0) -> Float[Tensor, " b"]:
         """log N(y; A x, r² A Aᵀ + σ_y² I) in nats, up to a constant of r²; what A cannot reach is left out.
@@ -111,14 +123,15 @@ class Measurement:
         if not isinstance(operator, Decomposed):
             return -0.5 * per_sample_sum(apart * self._solved(apart, variance, self.noise**2))
         values, spread = operator.singular_values.to(x), along_batch(variance, x)
-        seen = values > (_CUTOFF * values.max() if self.noise == 0.0 else 0.0)
+        seen = values > (self.cutoff * values.max() if self.noise == 0.0 else 0.0)
         total = torch.where(seen, spread * values**2 + self.noise**2, 1.0)
         return -0.5 * per_sample_sum(torch.where(seen, operator.measured_spectrum(apart) ** 2 / total, 0.0))
 
     def _gain(self, ratio: Time, x: Tensor) -> Tensor:
         """S/(S² + ratio), and 0 where nothing is measured."""
         values = self.operator.singular_values.to(x)  # type: ignore[attr-defined]  # asked of decomposed operators alone
-        cutoff = _CUTOFF * values.max() if is_number(ratio) and ratio == 0.0 else 0.0
+        is_pseudo_inverse = self.noise == 0.0 or (is_number(ratio) and ratio == 0.0)
+        cutoff = self.cutoff * values.max() if is_pseudo_inverse else 0.0
         return torch.where(values > cutoff, values / (values**2 + ratio).clamp(min=1e-30), 0.0)
 
     def _solved(self, y: Tensor, variance: Time, noise_variance: Time) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.editing.measurement import Measurement, conjugate_gradients
-from scorefield.editing.operators import Dense, Mask, Matrixless
+from scorefield.editing.operators import Dense, Diagonal, Mask, Matrixless, Separable
 from scorefield.errors import UsageError
 from tests.editing.test_operators import DECOMPOSED, every_operator, matrix_of
 from tests.worlds import float64, normal
@@ -63,6 +63,25 @@ def test_log_likelihood_is_the_gaussians_up_to_a_constant(operator: Dense) -> No
     for measurement in (known, loose(known)):
         found = measurement.log_likelihood(x, 0.7)
         assert torch.allclose(found[0] - found[1], wanted[0] - wanted[1], atol=1e-4)
+
+
+def test_what_rounding_drowns_stays_out_for_every_times_one_a_sample_too() -> None:
+    """Times as a tensor ask for A⁺ as one time does: a blur's small singular values would blow rounding up."""
+    known = Measurement(Separable.blur((1, 32, 32), 3.0), normal(1, 1, 32, 32).float())
+    x = normal(2, 1, 32, 32).float()
+    assert torch.equal(known.correction(x, 0.3), known.correction(x, torch.tensor([0.3, 0.3])))
+
+
+def test_values_seen_one_by_one_have_deviations_of_their_own() -> None:
+    """√(r² w² + σ²) where w > 0; of another operator one number for all."""
+    known, y = Measurement(Diagonal(float64([2.0, 0.0, 0.5])), normal(1, 3), 0.3), normal(2, 3)
+    wanted = float64([math.sqrt(0.7 * 4.0 + 0.09), 1.0, math.sqrt(0.7 * 0.25 + 0.09)])
+    assert torch.allclose(known.deviation(0.7, y), wanted)
+    each = known.deviation(float64([0.7, 0.0]), y)
+    assert torch.allclose(each, torch.stack([wanted, float64([0.3, 1.0, 0.3])]))
+    assert Measurement(Dense(normal(2, 3)), normal(1, 2), 0.3).deviation(0.7, normal(1, 2)) == pytest.approx(
+        math.sqrt(0.79)
+    )
 
 
 def test_likelihood_without_noise_leaves_out_what_rounding_drowns() -> None:

@@ -14,6 +14,7 @@ from scorefield.editing.operators import (
     OPERATORS,
     Decomposed,
     Dense,
+    Diagonal,
     LinearOperator,
     Mask,
     Matrixless,
@@ -28,6 +29,7 @@ from tests.worlds import RANKS, float64, normal
 COLOUR = (3, 7, 5)
 DECOMPOSED: dict[str, Decomposed] = {
     "mask": Mask(normal(*COLOUR) > 0.2),
+    "diagonal": Diagonal(normal(*COLOUR).clamp(min=0.0)),
     "identity": Separable.identity(COLOUR),
     "downsampling": Separable.downsampling(COLOUR, 2),
     "blur": Separable.blur(COLOUR, 1.2),
@@ -183,6 +185,7 @@ def test_projection_is_random_by_its_seed_alone() -> None:
         (lambda: operator_named("project=2", COLOUR), "above 0 up to 1"),
         (lambda: Dense(normal(2, 3), (4,)), "has 4 columns, got 3"),
         (lambda: Separable((3,), (normal(2, 4),)), "for each side"),
+        (lambda: Diagonal(float64([1.0, -1.0])), "finite weights ≥ 0"),
     ],
 )
 def test_impossible_operators_are_refused(build: Any, said: str) -> None:

@@ -29,7 +29,7 @@ import torch
 from scorefield.arithmetic import along_batch
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
-from scorefield.editing.operators import Decomposed
+from scorefield.editing.operators import NOTHING, Decomposed
 from scorefield.editing.posterior import Method, measured
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -93,7 +93,7 @@ class Spectrum:
         operator: A.
         values: S, of x's kind.
         y: Uᵀ y.
-        is_measured: where S is more than rounding.
+        is_measured: where S is more than rounding drowns; with noise τ itself says how little is known.
         inverse: S⁻¹ there.
     """
 
@@ -113,7 +113,7 @@ class Spectrum:
                 "ΠGDM, or give A as Dense, Separable, Mask or Projection"
             )
         values = operator.singular_values.to(like)
-        is_measured = values > 1e-3 * values.max()
+        is_measured = values > (measurement.cutoff if measurement.noise == 0.0 else NOTHING) * values.max()
         inverse = torch.where(is_measured, 1.0 / values.clamp(min=1e-30), 0.0)
         return cls(operator, values, operator.measured_spectrum(measurement.y.to(like)), is_measured, inverse)
 

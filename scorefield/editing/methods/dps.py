@@ -9,8 +9,9 @@ paper's update with
 
     ζ'_t = ζ (√m/s) (α_s/α_t) σ²_{t|s},
 
-which keeps its strength when steps, noise levels or the number of measurements change, where a constant ζ' is tuned anew. Its bias:
-A's singular values do not count, and the residual's length says nothing, only its direction.
+which keeps its strength when steps, noise levels or the number of measurements change, where a constant ζ' is tuned anew. Where values
+are seen one by one in units of their own, each counts in its own s² = r² w² + σ_y²: in raw units the widest would decide alone. Its bias:
+A's other singular values do not count, and the residual's length says nothing, only its direction.
 
 With `repeats` each part of the way is walked again after going up it by fresh noise, the measurement met in x_t itself each time, as
 RePaint does: what was decided at high noise before the measurement could be told is decided again.
@@ -22,7 +23,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
-from scorefield.arithmetic import Time, along_batch, per_sample_sum, sqrt
+from scorefield.arithmetic import along_batch, per_sample_sum
 from scorefield.denoisers import Denoiser, Prediction
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods.linearised import Linearised, spread
@@ -70,24 +71,19 @@ class DPS(Method):
         t: float | Float[Tensor, " b"],
         condition: Any = None,
     ) -> Prediction:
-        """D − ζ (√m/s) (σ²/α) ∇‖y − A D‖."""
+        """D − ζ √m (σ²/α) ∇‖(y − A D)/s‖."""
         at = Linearised.at(denoiser, x_t, t, condition)
         residual = measurement.residual(at.x0)
-        direction = measurement.operator.adjoint(residual / _length(residual))
-        return replace(
-            at.prediction, x0=at.x0 + self._strength(denoiser, measurement, x_t, t) * at.covariance(direction)
-        )
+        s = measurement.deviation(spread(denoiser.path, t, self.data_std), residual)
+        white = residual / s
+        direction = measurement.operator.adjoint(white / s / _length(white))
+        return replace(at.prediction, x0=at.x0 + self.zeta * math.sqrt(measurement.rank) * at.covariance(direction))
 
     def sampler(self, inner: Sampler) -> Sampler:
         """The inner sampler, its way walked in parts where they are repeated."""
         if self.repeats == 1:
             return inner
         return Resampled(inner.steps, inner.grid, inner, self.jump, self.repeats)
-
-    def _strength(self, denoiser: Denoiser, measurement: Measurement, x_t: Tensor, t: Time) -> Time:
-        """ζ √m/s."""
-        s = sqrt(spread(denoiser.path, t, self.data_std) + measurement.noise**2)
-        return along_batch(self.zeta * math.sqrt(measurement.rank) / s, x_t)
 
 
 def _length(x: Tensor) -> Tensor:

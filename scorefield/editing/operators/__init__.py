@@ -8,16 +8,18 @@ itself (averages, blurs, the grey of colours) has the decompositions of small ma
 fast transform of which a part is kept; a dense matrix is decomposed as it is; anything else needs A and Aᵀ alone.
 """
 
-from scorefield.editing.operators.base import Decomposed, LinearOperator, Matrixless
-from scorefield.editing.operators.kept import Mask, Projection
+from scorefield.editing.operators.base import NOTHING, Decomposed, LinearOperator, Matrixless
+from scorefield.editing.operators.kept import Diagonal, Mask, Projection
 from scorefield.editing.operators.matrices import LUMA, Dense, Separable
 from scorefield.editing.operators.named import OPERATORS, completed, operator_named
 
 __all__ = (
     "LUMA",
+    "NOTHING",
     "OPERATORS",
     "Decomposed",
     "Dense",
+    "Diagonal",
     "LinearOperator",
     "Mask",
     "Matrixless",

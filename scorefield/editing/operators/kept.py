@@ -60,6 +60,56 @@ class Mask(Decomposed):
 
 @final
 @dataclass(frozen=True, eq=False)
+class Diagonal(Decomposed):
+    """y = w x, value by value: what is seen in units of its own; 0 is not seen.
+
+    Attributes:
+        weights: w ≥ 0, (*d).
+
+    Raises:
+        UsageError: a weight that is negative or not finite.
+    """
+
+    weights: Float[Tensor, "*d"]
+
+    def __post_init__(self) -> None:
+        if not bool(((self.weights >= 0.0) & self.weights.isfinite()).all()):
+            raise UsageError("Diagonal needs finite weights ≥ 0; give a sign to the measurement instead")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of one x."""
+        return tuple(self.weights.shape)
+
+    @property
+    def measured_shape(self) -> tuple[int, ...]:
+        """That of x: what is hidden is 0."""
+        return self.shape
+
+    @cached_property
+    def singular_values(self) -> Float[Tensor, "*d"]:
+        """w."""
+        return self.weights.double()
+
+    def to_spectrum(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """x: V = I."""
+        return x
+
+    def from_spectrum(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """z: V = I."""
+        return z
+
+    def measured_spectrum(self, y: Float[Tensor, "b *m"]) -> Float[Tensor, "b *d"]:
+        """y where it is seen."""
+        return y.where(self.weights.to(y) > 0.0, 0.0)
+
+    def from_measured_spectrum(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *m"]:
+        """z where it is seen."""
+        return self.measured_spectrum(z)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Projection(Decomposed):
     """Compressed sensing: `count` of the coordinates of a random orthogonal transform, y = R H E x, (b, count).
 

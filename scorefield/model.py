@@ -190,7 +190,12 @@ class Model:
         """The states of one batch on its way from noise to data, in model space: for films, previews and early stopping."""
         streams = Tempered.of(SampleStreams.numbered(seed, first, count, device=str(self.device)), temperature)
         x_T = self.noise(count, seed=seed, first=first) * temperature
-        states = self.ready(sampler).trajectory(self.denoiser, x_T, generator=streams, condition=labels)
+        walker = self.ready(sampler)
+        if temperature != 1.0 and walker.decides_by_noise:
+            raise UsageError(
+                f"{type(walker).__name__} accepts moves by chances that it draws from the same noise, which another temperature would bias; set metropolis=false, or leave temperature out"
+            )
+        states = walker.trajectory(self.denoiser, x_T, generator=streams, condition=labels)
         while True:
             with self.evaluating():
                 state = next(states, None)

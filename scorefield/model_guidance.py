@@ -156,6 +156,11 @@ def with_autoguidance(model: Model, guide: Model, scale: float = 1.5, interval: 
         raise UsageError(
             f"the guide is of data {theirs.shape} with {theirs.classes} classes, the model of {ours.shape} with {ours.classes}; give a model of the same data"
         )
+    for name in ("condition_names", "condition_mean", "condition_scale"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise UsageError(
+                f"the guide's {name} is {getattr(theirs, name)}, the model's {getattr(ours, name)}, so that one number would mean two things; give a model of the same data and condition"
+            )
     away = AwayFrom(guide, scale, interval)
     away(model.plain_denoiser)  # which refuses what cannot be
     return replace(model, config=replace(ours, guidance=1.0), guides=model.guides.with_wrapper(away))

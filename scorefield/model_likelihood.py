@@ -105,8 +105,8 @@ def model_space(model: Model, x: Any) -> Tensor:
     array = np.asarray(x)
     if (
         representation.levels is not None
-        and array.dtype.kind not in "iub"
-        and not np.array_equal(array, np.rint(array))
+        and array.dtype.kind == "f"
+        and not np.array_equal(array, np.rint(array), equal_nan=True)
     ):
         raise UsageError(
             f"the model is of integers of {representation.levels} levels, got {array.dtype}; give integers, or train a model on such data"
@@ -114,6 +114,7 @@ def model_space(model: Model, x: Any) -> Tensor:
     own = representation.own_layout(np.empty((0, *representation.shape))).shape[1:]
     if array.shape[1:] != own:
         raise UsageError(f"the model is of data of shape {own}, got {array.shape[1:]}; give data of the model's shape")
+    representation.require_values(array)
     return representation.to_model(representation.channels_first(array))
 
 

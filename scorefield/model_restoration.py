@@ -38,6 +38,7 @@ from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import Discrete, Path
 from scorefield.samplers import DDIM, Sampler
+from scorefield.samplers.adaptive import in_whole_batches
 from scorefield.streams import SampleStreams
 
 if TYPE_CHECKING:
@@ -194,9 +195,9 @@ def averages(representation: Representation, small: tuple[int, ...], factor: int
     shape = representation.shape
     factors = [factor] if factor is not None else range(2, max(shape[1:] or shape) + 1)
     for each in factors:
-        operator = Separable.downsampling(shape, each)
-        if layout_of(representation, operator.measured_shape) == small:
-            return operator
+        sides = tuple(math.ceil(side / each) for side in shape[1:] or shape)
+        if layout_of(representation, (*shape[: len(shape) - len(sides)], *sides)) == small:
+            return Separable.downsampling(shape, each)
     own = layout_of(representation, shape)
     if factor is None:
         raise UsageError(
@@ -278,7 +279,10 @@ def measured(
         raise UsageError(f"the measurement must have shape {wanted}, got {ys.shape[1:]}")
     if ys.dtype.kind not in "iubf" or not np.isfinite(ys).all():
         raise UsageError("a measurement is made of finite numbers; replace what is not, or mask it")
-    y = torch.from_numpy(channels_first(representation, ys, operator.measured_shape).astype(np.float64))
+    own = channels_first(representation, ys, operator.measured_shape)
+    if isinstance(operator, Mask) and noise == 0.0:
+        representation.require_values(own[:, operator.keep.numpy()])
+    y = torch.from_numpy(own.astype(np.float64))
     rounded = ys.dtype.kind in "iu" and not isinstance(operator, Mask)
     sigma = math.sqrt(noise**2 + ROUNDING) if rounded else noise
     shift = _field(representation, representation.shift)
@@ -398,7 +402,7 @@ def _drawn(
     start = streams.normal(torch.empty(count, *shape, device=model.device), 0) * model.config.path.prior_std
     labels = _told(model, count, wanted)
     posterior = Posterior(model.denoiser, replace(measurement, y=measurement.y.to(model.device)), method)
-    walker = method.sampler(model.ready(sampler))
+    walker = in_whole_batches(method.sampler(model.ready(sampler)))
     with model.evaluating():
         *_, last = walker.trajectory(posterior, start, generator=streams, condition=labels)
     return last.x, last.evaluations

@@ -156,6 +156,8 @@ def test_a_label_that_is_not_given_is_none(images: Model) -> None:
         (lambda m: m.edit([1.0, 2.0], mask=[0.5, 1.0]), "True .or 1. where x may change"),
         (lambda m: m.edit([1.0, 2.0], mask=[True]), r"got \(1,\)"),
         (lambda m: m.edit([1.0, 2.0], count=0), "count ≥ 1"),
+        (lambda m: m.edit([1.0, np.nan]), "finite numbers"),
+        (lambda m: m.edit(["1", "2"]), "finite numbers"),
         (lambda m: m.interpolate([1.0, 2.0], [1.0, 2.0], method="flow"), "unknown interpolation 'flow'"),
         (lambda m: m.interpolate([1.0, 2.0], [1.0, 2.0], count=1), "at least its two ends"),
         (lambda m: m.interpolate([1.0, 2.0], [1.0]), "an end must be one example"),
@@ -171,6 +173,28 @@ def test_wrong_use_is_refused(run: Any, said: str, points: Model) -> None:
     """A batch in a single guide's place, a strength in per cent, a mask of grey levels."""
     with pytest.raises(sf.UsageError, match=said):
         run(points)
+
+
+@pytest.mark.parametrize("level", [300, -5, 127.6])
+def test_levels_that_cannot_be_are_refused_and_not_wrapped(level: float, images: Model) -> None:
+    """300 in eight bits is 44, which strength 0 would hand back as the guide."""
+    guide = np.full((8, 8), 90.0)
+    guide[0, 0] = level
+    with pytest.raises(sf.UsageError, match="integers"):
+        images.edit(guide, 0.0)
+
+
+def test_temperature_is_no_chance() -> None:
+    """A Metropolis test makes its uniform number of the same noise: colder noise would accept what it should not (M32)."""
+    model = fitted("mixture-2d", MLP | {"parameterisation": "energy"})
+    for sampler in (
+        sf.Langevin(steps=4, metropolis=True),
+        sf.AnnealedLangevin(2, inner_steps=1, metropolis=True),
+        sf.PredictorCorrector(2, corrector="metropolis"),
+    ):
+        assert model.sample(2, sampler=sampler).shape == (2, 2)
+        with pytest.raises(sf.UsageError, match="leave temperature out"):
+            model.sample(2, sampler=sampler, temperature=0.5)
 
 
 def test_temperature_of_samples(points: Model) -> None:

@@ -92,7 +92,9 @@ def test_a_checkpoint_is_a_guide(model: Model, tmp_path: Path) -> None:
     """The averaged weights of that step, not the last ones: those would guide nowhere."""
     last = trained(tmp_path).with_guidance(1.0)
     earlier = checkpoint_model(last, tmp_path / "run", "step-20")
+    before = torch.get_rng_state()
     newest = checkpoint_model(last, tmp_path / "run", "step-40")
+    assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(_weights(last), _weights(newest), strict=True))
     assert not all(torch.equal(mine, theirs) for mine, theirs in zip(_weights(last), _weights(earlier), strict=True))
     guided = last.with_autoguidance(earlier, 2.0)
@@ -171,6 +173,11 @@ def test_what_cannot_be_is_refused(model: Model) -> None:
         plain.with_guidance(2.0)
     with pytest.raises(UsageError, match="a model of the same data"):
         model.with_autoguidance(plain)
+    numbers = {"condition_names": ("c",), "condition_mean": (0.0,), "condition_scale": (1.0,)}
+    one = replace(plain, config=replace(plain.config, **numbers))
+    other = replace(plain, config=replace(plain.config, **numbers | {"condition_scale": (1000.0,)}))
+    with pytest.raises(UsageError, match="one number would mean two things"):
+        one.with_autoguidance(other)
     with pytest.raises(UsageError, match="low to high"):
         model.with_guidance(1.0, (4.0, 0.2))
     with pytest.raises(UsageError, match="scale ≥ 0"):

@@ -12,7 +12,7 @@ import torch
 
 from scorefield.data.representation import Representation
 from scorefield.denoisers import Preconditioned
-from scorefield.editing.methods import DDRM, DPS, METHODS, PiGDM, Replacement
+from scorefield.editing.methods import DDRM, DPS, METHODS, PiGDM, Replacement, TwistedSMC
 from scorefield.editing.operators import Dense, LinearOperator, Mask, Matrixless, Projection, Separable
 from scorefield.editing.posterior import Method
 from scorefield.errors import UsageError
@@ -33,7 +33,7 @@ from scorefield.model_restoration import (
 from scorefield.networks import MLPSpec
 from scorefield.objectives import Denoising
 from scorefield.paths import EDM, Discrete
-from scorefield.samplers import DDIM, Heun
+from scorefield.samplers import DDIM, Adaptive, Heun
 
 FLOATS = Representation((3,), "float32", "array", (5.0,), (3.0,))
 GREY = Representation((1, 4, 6), "uint8", "image", (127.5,), (127.5,), 0, 256)
@@ -113,6 +113,8 @@ def test_a_measurement_in_the_datas_units_is_one_in_model_space(representation: 
     shift, scale = (
         torch.tensor(each, dtype=torch.float64).view(along) for each in (representation.shift, representation.scale)
     )
+    if representation.levels is not None:  # exact pixels are whole numbers
+        z = ((z * scale + shift).clamp(0, 255).round() - shift) / scale
     for operator in operators:
         own = operator(z * scale + shift)
         laid_out = own.numpy()
@@ -159,6 +161,41 @@ def test_what_a_mask_hides_is_not_looked_at(kind: type[Method]) -> None:
                 for hidden in (0.0, 7.0)
             )
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [300, -5, 127.6, math.nan])
+def test_pixels_that_cannot_be_are_refused_and_not_wrapped(value: float) -> None:
+    """300 would come back as 44, "bit by bit"; what a mask hides may be anything, and so may noisy measurements."""
+    model, image = pictures(GREY), np.full((1, 4, 6), 90.0)
+    mask = Mask(torch.arange(24).view(1, 4, 6) > 0)
+    image[0, 3, 5] = value
+    with pytest.raises(UsageError, match=r"integers from 0 to 255|finite numbers"):
+        restore_each(model, image, mask, **QUICK)
+    if math.isfinite(value):
+        restore_each(model, image, mask, noise=25.0, **QUICK)
+    hidden = np.full((1, 4, 6), 90.0)
+    hidden[0, 0, 0] = 0.0 if math.isnan(value) else value
+    restore_each(model, hidden, mask, **QUICK)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_adaptive_sampler_restores_several_at_once(kind: type[Method]) -> None:
+    """It asks for those under way alone elsewhere, and another's measurement must not be met then."""
+    ys, options = np.array([[1.0, 2.0, 3.0], [6.0, 5.0, 4.0], [9.0, 0.0, 7.0]]), {"sampler": Adaptive(), "count": 1}
+    mask = Mask(torch.tensor([True, False, True]))
+    method = kind(particles=2) if kind is TwistedSMC else kind()
+    found = restore_each(gaussian(FLOATS), ys, mask, method=method, **options)  # type: ignore[arg-type]
+    assert [tuple(each.samples[0, [0, 2]]) for each in found] == [(1.0, 3.0), (6.0, 4.0), (9.0, 7.0)]
+
+
+def test_particles_of_one_sample_have_its_class() -> None:
+    """A last batch of one asked K particles with one label."""
+    model = gaussian(FLOATS, class_names=("a", "b"), class_weights=(1.0, 1.0), guidance=2.0)
+    options: dict[str, Any] = {"method": TwistedSMC(3), "sampler": DDIM(steps=4), "classes": "b", "noise": 0.1}
+    operator = Dense(torch.tensor([[1.0, 1.0, 0.0]]))
+    whole = restore_each(model, np.array([[14.0]]), operator, count=3, **options)[0].samples
+    parts = restore_each(model, np.array([[14.0]]), operator, count=3, batch=2, **options)[0].samples
+    assert np.allclose(whole, parts, atol=1e-4)
 
 
 def test_whole_numbers_carry_the_noise_of_their_rounding_but_for_a_mask() -> None:

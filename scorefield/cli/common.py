@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,22 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def check_out(out: str, known: Sequence[str], *inputs: str | None) -> str:
+    """The extension of an output, which is one of those ('' for a folder) and no file that is read. Raises UsageError."""
+    extension = os.path.splitext(out)[1].lower()
+    if extension not in known:
+        names = ", ".join(f"X{each}" if each else "a folder" for each in known)
+        raise UsageError(f"--out {out}: cannot write '{extension or 'a folder'}'; use {names}")
+    if os.path.isdir(out) and extension:
+        raise UsageError(f"--out {out} is a folder; name a file in it")
+    if not extension and os.path.lexists(out) and not os.path.isdir(out):
+        raise UsageError(f"--out {out} is a file, not a folder; name a new one, or X.png or X.npz")
+    if any(each and os.path.isfile(out) and os.path.exists(each) and os.path.samefile(out, each) for each in inputs):
+        raise UsageError(f"--out {out} is a file that is read, and would be lost; name another")
+    require_parent(out)
+    return extension
 
 
 def require_parent(out: str) -> None:

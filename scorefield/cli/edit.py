@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import print_json, reading_of, require_parent, say
+from scorefield.cli.common import check_out, print_json, reading_of, require_parent, say
 from scorefield.cli.editing import (
     Editing,
     check_count,
-    check_out,
     numbers_along,
     write_arrays,
     write_files,
@@ -118,7 +117,7 @@ class EditCommand(Editing):
 
     def _check(self) -> None:
         check_count(self.count)
-        check_out(self.out, (".png", ".npz", ""))
+        check_out(self.out, (".png", ".npz", ""), self.guide, self.mask)
         if self.mask is None and self.threshold is not None:
             raise UsageError("--threshold says where a mask is white; give one with --mask")
         if self.mask is None and self.method is not None:

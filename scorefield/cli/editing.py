@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from scorefield.cli.common import (
     label_dropout,
     load_model,
     npz_bytes,
-    require_parent,
     set_threads,
 )
 from scorefield.cli.conditions import conditions_of
@@ -111,20 +109,6 @@ class Editing(Command, ABC):
             )
         rows = conditions_of(model, self.condition, 1)
         return {"classes": chosen, "condition": None if rows is None else rows[0]}
-
-
-def check_out(out: str, known: Sequence[str]) -> str:
-    """The extension of an output, which is one of those; '' for a folder. Raises UsageError."""
-    extension = os.path.splitext(out)[1].lower()
-    if extension not in known:
-        names = ", ".join(f"X{each}" if each else "a folder" for each in known)
-        raise UsageError(f"--out {out}: cannot write '{extension or 'a folder'}'; use {names}")
-    if os.path.isdir(out) and extension:
-        raise UsageError(f"--out {out} is a folder; name a file in it")
-    if not extension and os.path.lexists(out) and not os.path.isdir(out):
-        raise UsageError(f"--out {out} is a file, not a folder; name a new one, or X.png or X.npz")
-    require_parent(out)
-    return extension
 
 
 def check_count(count: int) -> None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from scorefield.cli.common import print_json, say
+from scorefield.cli.common import check_out, print_json, say
 from scorefield.cli.editing import (
     Editing,
     check_count,
-    check_out,
     numbers_along,
     write_arrays,
     write_files,
@@ -99,7 +98,7 @@ class InterpolateCommand(Editing):
 
     def _check(self, depths: int) -> None:
         check_count(self.count)
-        extension = check_out(self.out, (".png", ".gif", ".npz", ""))
+        extension = check_out(self.out, (".png", ".gif", ".npz", ""), self.a, self.b)
         if self.count < 2:
             raise UsageError(f"an interpolation has at least its two ends, got --count {self.count}")
         if extension == ".gif" and depths > 1:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import print_json, reading_of, say
-from scorefield.cli.editing import Editing, check_count, check_out, write_arrays, write_files
+from scorefield.cli.common import check_out, print_json, reading_of, say
+from scorefield.cli.editing import Editing, check_count, write_arrays, write_files
 from scorefield.errors import UsageError
 from scorefield.records import from_plain, kind_of, to_plain
 
@@ -55,7 +55,7 @@ class InvertCommand(Editing):
 
     def run(self) -> int:
         """Invert and measure, or decode."""
-        check_out(self.out, (".png", ".npz", "") if self.decode else (".npz",))
+        check_out(self.out, (".png", ".npz", "") if self.decode else (".npz",), self.source)
         if self.temperature != 1.0 and not self.decode:
             raise UsageError("--temperature scales latents on their way back; add --decode")
         if self.count is not None:
@@ -149,17 +149,22 @@ class InvertCommand(Editing):
 def _read_latents(path: str) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
     """Latents, how they were made, and their condition. Raises UsageError."""
     import zipfile
+    import zlib
 
     import numpy as np
 
     if not os.path.isfile(path):
         raise UsageError(f"no file '{path}'; give the .npz file that `scorefield invert` wrote")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no .npz file")
         with np.load(path, allow_pickle=False) as arrays:
             how = json.loads(str(arrays["how"]))
+            if not isinstance(how, dict) or not isinstance(how.get("sampler"), dict):
+                raise ValueError("it does not say how they were made")
             condition = arrays["condition"] if "condition" in arrays.files else None
             return arrays["latents"], how, condition
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UsageError(f"{path}: not a file of latents ({error}); make one with `scorefield invert`") from None
 
 

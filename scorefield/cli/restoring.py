@@ -15,12 +15,12 @@ import tyro
 from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chosen_sampler
 from scorefield.cli.common import (
     Command,
+    check_out,
     label_dropout,
     load_model,
     npz_bytes,
     print_json,
     reading_of,
-    require_parent,
     say,
     set_threads,
 )
@@ -180,7 +180,7 @@ class Restoring(Command, ABC):
             raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
         if self.index is not None and self.first is not None:
             raise UsageError("--index and --first both say which examples; give one of them")
-        _check_out(self.out)
+        check_out(self.out, (".png", ".npz", ""), self.image)
 
     def _guided(self, model: Model) -> Model:
         """The model with the scale of guidance that was asked for. Raises UsageError."""
@@ -233,6 +233,8 @@ class Restoring(Command, ABC):
 
         if not self.degrade and not isinstance(operator, Mask):
             return self._read(model, operator)[None], None
+        if not self.degrade and self.noise > 0.0 and self.image.lower().endswith(".npy") and self.first is None:
+            return self._read(model, operator)[None], None  # noise leaves the range that data have
         clean = self._examples(model)
         if not self.degrade:
             return clean, None
@@ -345,17 +347,6 @@ def _require_range(model: Model, array: np.ndarray, source: str) -> None:
         raise UsageError(
             f"{source} holds values from {array.min()} to {array.max()}, the model's data go from {low} to {high}; bring it to that range"
         )
-
-
-def _check_out(out: str) -> None:
-    extension = os.path.splitext(out)[1].lower()
-    if extension not in ("", ".png", ".npz"):
-        raise UsageError(f"--out {out}: cannot write '{extension}'; use .png (a strip), .npz (arrays) or a folder")
-    if os.path.isdir(out) and extension:
-        raise UsageError(f"--out {out} is a folder; name a file in it")
-    if not extension and os.path.lexists(out) and not os.path.isdir(out):
-        raise UsageError(f"--out {out} is a file, not a folder; name a new one, or X.png or X.npz")
-    require_parent(out)
 
 
 def _with_options(

@@ -100,6 +100,22 @@ class Representation:
             return results
         return results[:, None] if self.shape[0] == 1 else np.ascontiguousarray(np.moveaxis(results, -1, 1))
 
+    def require_values(self, array: np.ndarray) -> None:
+        """Refuse values that the data cannot have, which would wrap around in their dtype or spread as NaN.
+
+        Raises:
+            UsageError: No numbers, not finite, or of integers fractions or values out of their range.
+        """
+        if array.dtype.kind not in "iubf" or not np.isfinite(array).all():
+            raise UsageError(f"data are finite numbers, got {array.dtype} with others; replace what is not")
+        if self.levels is None or array.size == 0:
+            return
+        low, high = self.low, self.low + self.levels - 1
+        if array.min() < low or array.max() > high or (array != np.rint(array)).any():
+            raise UsageError(
+                f"the model's data are integers from {low} to {high}, got values from {array.min():g} to {array.max():g}; bring them to that range and round them"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         plain = asdict(self)

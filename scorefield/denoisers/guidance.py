@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
 from scorefield.arithmetic import Time, along_batch, clip, is_number
 from scorefield.denoisers.base import Denoiser, Prediction
+from scorefield.denoisers.energy import twice_differentiable
 from scorefield.denoisers.wrappers import Wrapper
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -102,7 +104,7 @@ class ClassifierFree(_Guidance):
         told, free = both.x0[: len(x_t)], both.x0[len(x_t) :]
         mix = None if both.variance_mix is None else both.variance_mix[: len(x_t)]
         x_0 = free.lerp(told, self.scale)
-        if self.rescale > 0.0:
+        if self.rescale > 0.0 and math.prod(x_t.shape[1:]) > 1:  # one value has no spread
             ratio = told.flatten(1).std(1) / x_0.flatten(1).std(1).clamp(min=1e-12)
             x_0 = along_batch(self.rescale * ratio + (1.0 - self.rescale), x_t) * x_0
         return Prediction(x_0, x_t, t, self.path, mix)
@@ -149,7 +151,7 @@ class Guided(Wrapper):
 
         t = clip(t, 0.0, float(self.path.time_of(_NOTHING_LEFT)))
         is_recorded = torch.is_grad_enabled() and x_t.requires_grad
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable() if is_recorded else nullcontext():
             point = x_t if is_recorded else x_t.detach().requires_grad_()
             total = self.classifier.log_probability(point, t, labels).sum()
             gradient = torch.autograd.grad(total, point, create_graph=is_recorded)[0]

@@ -35,7 +35,7 @@ def conditioned(prior: GaussianMixture, measurement: Measurement) -> GaussianMix
         raise UsageError(f"conditioned takes one y, (1, …), got {len(measurement.y)}; condition on each by itself")
     matrix, y = _rows(measurement)
     means, covariances = prior.means.double(), prior.covariances.double()
-    spread = matrix @ covariances @ matrix.mT + measurement.noise**2 * torch.eye(len(matrix), dtype=torch.float64)
+    spread = matrix @ covariances @ matrix.mT + measurement.noise**2 * torch.eye(len(matrix)).to(matrix)
     apart = y - means @ matrix.mT
     root, failed = torch.linalg.cholesky_ex(spread)
     if bool(failed.any()):
@@ -47,7 +47,7 @@ def conditioned(prior: GaussianMixture, measurement: Measurement) -> GaussianMix
     log_weights = prior.weights.double().log() - 0.5 * (whitened**2).sum(1) - root.diagonal(dim1=1, dim2=2).log().sum(1)
     weights = log_weights.softmax(0)
     kept = weights > 1e-300
-    left = torch.eye(means.shape[1], dtype=torch.float64) - gain @ matrix
+    left = torch.eye(means.shape[1]).to(means) - gain @ matrix
     remaining = left @ covariances @ left.mT + measurement.noise**2 * gain @ gain.mT
     moved = means + (gain @ apart[:, :, None])[:, :, 0]
     return GaussianMixture(prior.path, weights[kept], moved[kept], remaining[kept])
@@ -56,7 +56,7 @@ def conditioned(prior: GaussianMixture, measurement: Measurement) -> GaussianMix
 def as_matrix(measurement: Measurement) -> Float[Tensor, "m n"]:
     """A, column by column."""
     operator = measurement.operator
-    columns = torch.eye(math.prod(operator.shape), dtype=torch.float64)
+    columns = torch.eye(math.prod(operator.shape), dtype=torch.float64, device=measurement.y.device)
     return operator(columns.view(-1, *operator.shape)).flatten(1).mT
 
 

@@ -23,7 +23,8 @@ from scorefield.editing.operators import Mask
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import VP, Discrete, Path
-from scorefield.samplers import DDIM, Adaptive, Levels, Sampler, State
+from scorefield.samplers import DDIM, Levels, Sampler, State
+from scorefield.samplers.adaptive import in_whole_batches
 from scorefield.shapes import Bool, Float, Generator, Tensor
 from scorefield.streams import NoiseSource, Shifted, noise_source
 
@@ -74,6 +75,10 @@ def _told(denoiser: Denoiser, guide: Tensor, changes: Tensor | None, method: Met
         return denoiser
     if method is None:
         return Inpainting(denoiser, guide, ~changes)
+    if changes.ndim == guide.ndim and bool((changes != changes[:1]).any()):
+        raise UsageError(
+            f"{type(method).__name__} takes one mask for all samples, got {len(changes)}; edit those of other masks by themselves"
+        )
     keep = (~changes).expand_as(guide)[0]
     return Posterior(denoiser, Measurement(Mask(keep), guide * keep), method)
 
@@ -130,9 +135,7 @@ class SDEdit:
             return
         told = _told(denoiser, guide, changes, method)
         walker = share_below(sampler, path, t)
-        walker = walker if method is None else method.sampler(walker)
-        if isinstance(walker, Adaptive):
-            walker = replace(walker, compact=False)  # what is known belongs to each sample
+        walker = in_whole_batches(walker if method is None else method.sampler(walker))
         begins = walker.times(path, t)[0]  # a grid such as Leading begins a little below
         for number in range(self.repeats):
             noise = Shifted(source, number * _APART)

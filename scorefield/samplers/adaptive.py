@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
 
 from scorefield.arithmetic import along_batch, per_sample_sum
@@ -115,6 +115,14 @@ class Adaptive(Sampler):
         raise UsageError(
             f"Adaptive did not arrive within {self.attempts} attempts at rtol={self.rtol:g}, atol={self.atol:g}; loosen the tolerances, raise attempts, or ask the network in float64"
         )
+
+
+def in_whole_batches(sampler: Sampler) -> Sampler:
+    """The sampler, and any that it walks by, asking for whole batches: for a denoiser that holds something for each sample."""
+    if isinstance(sampler, Adaptive):
+        return replace(sampler, compact=False)
+    inner = getattr(sampler, "inner", None)
+    return replace(sampler, inner=in_whole_batches(inner)) if isinstance(inner, Sampler) else sampler  # type: ignore[call-arg]
 
 
 class _Place(NamedTuple):

@@ -68,6 +68,11 @@ class Sampler(ABC):
     def is_deterministic(self) -> bool:
         """Whether the same start always gives the same end."""
 
+    @property
+    def decides_by_noise(self) -> bool:
+        """Whether noise is made into chances too (a Metropolis test, resampling), which noise of another temperature would bias."""
+        return False
+
     @abstractmethod
     def evaluations(self) -> int | None:
         """How often the denoiser is asked on the whole way from noise to data; None where the answers decide that."""

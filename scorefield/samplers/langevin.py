@@ -66,6 +66,11 @@ class Langevin(Sampler):
         """False."""
         return False
 
+    @property
+    def decides_by_noise(self) -> bool:
+        """With `metropolis`."""
+        return self.metropolis
+
     def evaluations(self) -> int:
         """K; 2K with `metropolis`, which asks for the energy as often."""
         return 2 * self.steps if self.metropolis else self.steps
@@ -174,6 +179,11 @@ class AnnealedLangevin(Sampler):
     def is_deterministic(self) -> bool:
         """False."""
         return False
+
+    @property
+    def decides_by_noise(self) -> bool:
+        """With `metropolis`."""
+        return self.metropolis
 
     def evaluations(self) -> int:
         """L T, and one to denoise; 2 L (T + 1) with `metropolis`, which needs the energies too and knows D in the end."""

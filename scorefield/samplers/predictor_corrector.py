@@ -107,6 +107,11 @@ class PredictorCorrector(Sampler):
             )
 
     @property
+    def decides_by_noise(self) -> bool:
+        """With the corrector `metropolis`."""
+        return self.corrector == "metropolis"
+
+    @property
     def is_deterministic(self) -> bool:
         """False."""
         return False

@@ -158,7 +158,9 @@ def _require_classes(model: Model, dataset: Dataset) -> np.ndarray:
         raise UsageError("this model is conditioned on numbers and has no classes; train on data with labels instead")
     if dataset.labels is None or dataset.classes < 2:
         raise UsageError(f"{dataset.name} has no labels to learn; give the model's data with their classes")
-    if dataset.shape != representation.shape or (dataset.dtype.kind == "f") != (representation.levels is None):
+    is_float = dataset.dtype.kind == "f"
+    is_other = not is_float and dataset.dtype.name != representation.dtype
+    if dataset.shape != representation.shape or is_float != (representation.levels is None) or is_other:
         raise UsageError(
             f"{dataset.name} holds {dataset.dtype} of shape {dataset.shape}, the model's data are {representation.dtype} of {representation.shape}; give the data that it was trained on"
         )

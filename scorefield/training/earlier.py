@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from scorefield.errors import UsageError
 from scorefield.model import Model
 from scorefield.training.checkpoints import read_checkpoint
@@ -32,6 +34,8 @@ def checkpoint_model(model: Model, run: str | os.PathLike[str], name: str) -> Mo
         for key, tensor in read_checkpoint(folder / name).tensors.items()
         if key.startswith("average.")
     }
-    network = model.config.build_network().to(model.device)
+    with torch.random.fork_rng(devices=[]):
+        network = model.config.build_network()
     network.load_state_dict(weights)
+    network.to(model.device)
     return replace(model, network=network.eval(), calibration=None)

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(pixels).save(root / "many.png")
     np.save(root / "mask.npy", mask > 0)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "black.png")
+    np.savez(root / "nobody.npz", latents=np.zeros((1, 1, 8, 8), np.float32), how=np.array("[]"))
     np.save(root / "mask3.npy", np.zeros((8, 8, 3)))
     (root / "text.png").write_bytes(b"no picture")
     return root
@@ -280,6 +281,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "noise inverted": (["invert", "guide.png", "--eta", "1", "--sampler", "ddim"], "draws noise"),
     "temperature upwards": (["invert", "guide.png", "--temperature", "0.5"], "add --decode"),
     "picture decoded": (["invert", "guide.png", "--decode"], "not a file of latents"),
+    "array decoded": (["invert", "guide.npy", "--decode"], "not a file of latents"),
+    "latents of nobody": (["invert", "nobody.npz", "--decode"], "not a file of latents"),
     "impossible temperature": (["sample", "--temperature", "-1"], "positive number"),
 }
 
@@ -290,7 +293,7 @@ def test_wrong_use_is_answered_with_the_fix(
 ) -> None:
     """What, got, fix; exit code 2; nothing is written."""
     command, *rest = words
-    given = [str(folder / word) if word.endswith((".png", ".npy")) else word for word in rest]
+    given = [str(folder / word) if word.endswith((".png", ".npy", ".npz")) else word for word in rest]
     out = tmp_path / "x.npz"
     answer = call(command, image_run, *given, "--out", out)
     assert answer.code == 2 and re.search(said, answer.text), answer.text
@@ -311,6 +314,21 @@ def test_outputs_that_cannot_be_written(
     """Before anything is drawn."""
     answer = call(command, image_run, folder / "guide.png", "--out", tmp_path / out)
     assert answer.code == 2 and said in answer.text
+
+
+@pytest.mark.parametrize("command", ["edit", "inpaint", "interpolate"])
+def test_what_is_read_is_not_written_over(command: str, image_run: Path, folder: Path, tmp_path: Path) -> None:
+    """By another spelling of its name too; the picture is as it was."""
+    picture = tmp_path / "mine.png"
+    picture.write_bytes((folder / "guide.png").read_bytes())
+    needed: dict[str, list[object]] = {
+        "edit": [],
+        "inpaint": ["--mask", folder / "mask.png"],
+        "interpolate": [folder / "other.png"],
+    }
+    answer = call(command, image_run, picture, *needed[command], "--out", tmp_path / "." / "mine.png", *SHORT)
+    assert answer.code == 2 and "file that is read" in answer.text, answer.text
+    assert picture.read_bytes() == (folder / "guide.png").read_bytes()
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -122,6 +122,18 @@ def test_every_operator_degrades_restores_and_reports(
     assert found["psnr_of_the_mean"]["standard_error"] == pytest.approx(each.std(ddof=1) / np.sqrt(3))
 
 
+def test_a_noisy_measurement_of_a_mask_is_read_back(image_run: Path, files: Path, tmp_path: Path) -> None:
+    """Noise leaves the range of the data, and the file that the command wrote was refused for it."""
+    common = ("--mask", files / "mask.png", "--noise", 60, *QUICK)
+    first, second = tmp_path / "first", tmp_path / "second.npz"
+    assert call("inpaint", image_run, files / "clean.png", "--degrade", "--out", first, *common).code == 0
+    y = np.load(first / "measurement.npy")
+    assert y.min() < 0 or y.max() > 255
+    answer = call("inpaint", image_run, first / "measurement.npy", "--out", second, *common)
+    assert answer.code == 0, answer.text
+    assert np.array_equal(arrays(second)["measurement"], y)
+
+
 def test_a_measurement_from_a_file_is_what_degrading_makes(image_run: Path, images: str, tmp_path: Path) -> None:
     """A degraded picture is rounded as its file is, so that both ways give the same samples."""
     one, other = tmp_path / "one", tmp_path / "other.npz"

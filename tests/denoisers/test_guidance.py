@@ -113,6 +113,19 @@ def test_a_gradient_through_the_guided_denoiser_sees_the_classifier() -> None:
     assert torch.allclose(slope(guided), slope(exact), rtol=1e-8)
 
 
+def test_a_gradient_goes_through_a_classifier_with_attention() -> None:
+    """Fused attention has no second derivative, which DPS around a guided model asks for."""
+
+    class Attending:
+        def log_probability(self, x_t: Tensor, t: Any, labels: Tensor) -> Tensor:
+            q = x_t[:, None, :, None].expand(-1, 1, -1, 4).contiguous()
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q).flatten(1).sum(1)
+
+    x_t = normal(2, 8).float().requires_grad_()
+    answer = Guided(Shrinking(VP()), Attending(), 1.0)(x_t, 0.5, torch.tensor([0, 1])).x0
+    assert torch.autograd.grad(answer.sum(), x_t)[0].isfinite().all()
+
+
 def test_without_a_label_nothing_is_guided() -> None:
     """No condition means the unconditional law."""
     world, x_t = mixture(VP()), normal(3, 2)
@@ -188,6 +201,13 @@ def test_rescaling_keeps_the_spread_of_the_conditional_answer(shape: tuple[int, 
     plain, whole, half = (ClassifierFree(inner, 0, 3.0, rescale=phi)(x_t, 0.5, labels).x0 for phi in (0.0, 1.0, 0.5))
     assert torch.allclose(whole.flatten(1).std(1), told)
     assert torch.allclose(half, 0.5 * (plain + whole))
+
+
+def test_one_value_has_no_spread_to_be_rescaled_to() -> None:
+    """The deviation of one number is no number; the answer is the plain one."""
+    inner, x_t, labels = _Tilted(Shrinking(VP())), normal(3, 1), torch.tensor([1, 2, 2])
+    plain, rescaled = (ClassifierFree(inner, 0, 3.0, rescale=phi)(x_t, 0.5, labels).x0 for phi in (0.0, 0.7))
+    assert torch.equal(plain, rescaled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,6 +155,14 @@ def test_blur_keeps_what_is_flat_and_is_the_weights_inside() -> None:
     assert torch.allclose(operator(point)[0], kernel / kernel.sum(), atol=1e-6)
 
 
+def test_a_blur_of_a_long_series_looks_no_farther_than_it_reaches() -> None:
+    """Nine deviations are all that there is of it; weights for every distance would be six matrices of 1,500 × 1,500."""
+    near, far = Separable.blur((60,), 1.5).matrices[0], Separable.blur((1500,), 1.5).matrices[0]
+    assert near is not None and far is not None
+    assert torch.allclose(near[10:50, 10:50], far[10:50, 10:50], atol=1e-15)
+    assert torch.allclose(far.sum(1), torch.ones(1500).double())
+
+
 def test_grey_is_what_image_programs_make() -> None:
     """The weights of red, green and blue; the mean where it is asked for."""
     x = normal(2, *COLOUR)

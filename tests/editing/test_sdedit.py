@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scorefield.denoisers import GaussianMixture, Inpainting
-from scorefield.editing.methods import MomentMatching
+from scorefield.editing.methods import MomentMatching, Replacement
 from scorefield.editing.posterior import Method
 from scorefield.editing.sdedit import SDEdit, share_below, time_of_strength
 from scorefield.errors import UsageError
@@ -324,6 +324,16 @@ def test_the_guide_is_noised_to_where_the_walk_begins() -> None:
     x_t = first.x0 * (1.0 + t)
     assert t < 0.5
     assert_moments(x_t, alpha * guide[0], sigma**2 * torch.eye(1, dtype=torch.float64))
+
+
+def test_a_method_takes_one_mask_for_all() -> None:
+    """Sample 0's mask served everyone: what others wanted kept was edited."""
+    guide, masks = normal(2, 3), torch.tensor([[True, False, False], [False, False, True]])
+    options: dict[str, Any] = {"generator": seeded(), "method": Replacement()}
+    with pytest.raises(UsageError, match="one mask for all samples"):
+        SDEdit(0.5).sample(Shrinking(VP()), guide, DDIM(steps=4), changes=masks, **options)
+    found = SDEdit(0.5).sample(Shrinking(VP()), guide, DDIM(steps=4), changes=masks[:1].expand(2, 3), **options)
+    assert torch.allclose(found[:, 1:], guide[:, 1:], atol=1e-9)
 
 
 def test_condition_and_evaluations_of_all_repeats() -> None:

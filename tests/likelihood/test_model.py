@@ -66,7 +66,7 @@ def test_what_is_shown_at_little_noise_is_the_data(pictures: np.ndarray) -> None
     [
         (np.zeros((2, 5, 4), np.uint8), "bound", {}, "shape"),
         (np.full((2, 4, 4), 0.5), "bound", {}, "give integers"),
-        (np.full((2, 4, 4), 40, np.uint8), "bound", {}, "between or beyond"),
+        (np.full((2, 4, 4), 40, np.uint8), "bound", {}, "integers from 0 to 16, got values from 40"),
         (np.zeros((2, 4, 4), np.uint8), "bond", {}, "did you mean 'bound'"),
         (np.zeros((2, 4, 4), np.uint8), "flow", {"terms": 3}, "unknown option"),
         (np.zeros((2, 4, 4), np.uint8), sf.FlowLikelihood(), {"probes": 3}, "method's record"),

@@ -203,6 +203,15 @@ def test_damage_is_found_before_it_is_used(model: Model, fitted: FittedClassifie
     load_classifier(tmp_path, model)
 
 
+def test_data_of_another_width_are_not_learned_from() -> None:
+    """Sixteen bits in the place of eight would be 257 times as bright as what the model draws."""
+    numbers, labels = np.random.default_rng(0).integers(0, 256, (20, 2)).astype(np.uint8), np.arange(20) % 2
+    model = model_of(sf.open_data(numbers, labels=labels))
+    wide = sf.open_data(numbers.astype(np.uint16) * 257, labels=labels)
+    with pytest.raises(UsageError, match="holds uint16"):
+        fit_classifier(model, wide, ClassifierPlan(steps=1))
+
+
 def test_a_classifier_of_another_model_is_refused(model: Model, fitted: FittedClassifier, tmp_path: Path) -> None:
     """It would judge another x_t, or lead to a class of another name."""
     with pytest.raises(UsageError, match="make one: scorefield train-classifier"):

@@ -113,6 +113,11 @@ class Particles(Sampler):
         super().__post_init__()
         _check(self.particles, self.at_once)
 
+    @property
+    def decides_by_noise(self) -> bool:
+        """True: particles are drawn by weight."""
+        return True
+
     def evaluations(self) -> int:
         """K a step, for each sample."""
         return self.steps * self.particles
@@ -157,7 +162,7 @@ class _Cloud:
         if t == path.t_max and count > 1:
             others = path.prior_std * draw(starts[:, 1:].contiguous())
             starts = torch.cat([x[:, None], others], 1)
-        asks = _Asks(posterior, count, sampler.at_once, condition)
+        asks = _Asks(posterior, count, sampler.at_once, _repeated(condition, len(x), count))
         everything = starts.flatten(0, 1)
         twist = asks(everything, t)
         return cls(asks, everything, twist, _islands(twist.log_density, count), count)
@@ -215,7 +220,7 @@ class _Cloud:
 
 @dataclass(frozen=True, eq=False)
 class _Asks:
-    """Asks a method for its twist at all particles, a part at a time."""
+    """Asks a method for its twist at all particles, a part at a time; `condition` has a row for each particle, or is the same for all."""
 
     posterior: Posterior
     count: int
@@ -226,7 +231,8 @@ class _Asks:
     def measurement(self) -> Measurement:
         """That of every particle."""
         measurement = self.posterior.measurement
-        return Measurement(measurement.operator, _repeated(measurement.y, self.count), measurement.noise)
+        y = measurement.y if len(measurement.y) == 1 else measurement.y.repeat_interleave(self.count, 0)
+        return Measurement(measurement.operator, y, measurement.noise)
 
     def __call__(self, x: Tensor, t: float) -> Twist:
         """Prior, posterior and p̃ at the particles."""
@@ -235,8 +241,7 @@ class _Asks:
             raise UsageError(
                 f"Particles weighs by a method's p̃(y | x_t), which {type(method).__name__} has not; use TwistedSMC, PiGDM or MomentMatching"
             )
-        condition = _repeated(self.condition, self.count)
-        parts = []
+        condition, parts = self.condition, []
         for first in range(0, len(x), self.at_once):
             rows = slice(first, first + self.at_once)
             y = measurement.y[rows] if len(measurement.y) == len(x) else measurement.y
@@ -274,10 +279,10 @@ def _islands(x: Tensor, count: int) -> Tensor:
     return x.unflatten(0, (-1, count))
 
 
-def _repeated(value: Any, count: int) -> Any:
+def _repeated(condition: Any, batch: int, count: int) -> Any:
     """One row a sample as K rows a sample; what is the same for all stays as it is."""
-    is_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) > 1
-    return value.repeat_interleave(count, 0) if is_rows else value
+    is_rows = isinstance(condition, torch.Tensor) and condition.ndim > 0 and len(condition) == batch
+    return condition.repeat_interleave(count, 0) if is_rows else condition
 
 
 def _rows(twist: Twist, rows: Tensor) -> Twist:

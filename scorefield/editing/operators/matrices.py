@@ -225,7 +225,8 @@ def _averages(side: int, factor: int) -> Tensor:
 
 def _gaussian(side: int, std: float) -> Tensor:
     """(n, n): weights e^{−(i−j)²/2s²}, what falls over the edge mirrored back, rows that sum to one."""
-    reach = torch.arange(-3 * side, 3 * side + 1)
+    far = min(3 * side, math.ceil(9.0 * std))  # beyond nine deviations a weight is less than rounding
+    reach = torch.arange(-far, far + 1)
     weights = (-0.5 * (reach / std) ** 2).double().exp()
     places = torch.arange(side)[:, None] + reach
     folded = places % (2 * side)  # … 1 0 | 0 1 2 … n−1 | n−1 …

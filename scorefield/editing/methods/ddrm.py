@@ -38,6 +38,9 @@ from scorefield.samplers.base import Draw, marginal
 from scorefield.samplers.grids import Native
 from scorefield.shapes import Float, Tensor
 
+_UNKNOWN = 10.0
+"""τ from which on a measurement says nothing of data of deviation about 1."""
+
 
 @final
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Spectrum:
         operator: A.
         values: S, of x's kind.
         y: Uᵀ y.
-        is_measured: where S is more than rounding drowns; with noise τ itself says how little is known.
+        is_measured: where S is more than rounding drowns, and τ below ten units of model space, whose data are of about one.
         inverse: S⁻¹ there.
     """
 
@@ -113,7 +116,8 @@ class Spectrum:
                 "ΠGDM, or give A as Dense, Separable, Mask or Projection"
             )
         values = operator.singular_values.to(like)
-        is_measured = values > (measurement.cutoff if measurement.noise == 0.0 else NOTHING) * values.max()
+        least = (measurement.cutoff if measurement.noise == 0.0 else NOTHING) * values.max()
+        is_measured = values > torch.maximum(least, values.new_tensor(measurement.noise / _UNKNOWN))
         inverse = torch.where(is_measured, 1.0 / values.clamp(min=1e-30), 0.0)
         return cls(operator, values, operator.measured_spectrum(measurement.y.to(like)), is_measured, inverse)
 

@@ -408,14 +408,17 @@ class Model:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients, no dropout; the network's mode is put back."""
-        training = self.network.training
-        self.network.eval()
+        """No gradients, no dropout, in the network and in what guides it; their modes are put back."""
+        networks = [self.network, *self.guides.networks()]
+        were_training = [network.training for network in networks]
+        for network in networks:
+            network.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.network.train(training)
+            for network, was_training in zip(networks, were_training, strict=True):
+                network.train(was_training)
 
     def with_guidance(self, scale: float, interval: Interval | None = None, rescale: float = 0.0) -> Model:
         """The same model, drawn from with another scale of classifier-free guidance (M42); 1 is none.
@@ -460,7 +463,7 @@ class Model:
         return with_autoguidance(self, guide, scale, interval)
 
     def to(self, device: str | torch.device) -> Model:
-        """The model, and what guides it, on another device."""
+        """The model, and what guides it, on another device; networks are moved themselves, as `nn.Module.to` moves them."""
         return replace(self, network=self.network.to(device), guides=self.guides.to(device))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -134,6 +134,11 @@ class NoiseClassifier:
         return place
 
 
+def has_classifier(folder: str | os.PathLike[str]) -> bool:
+    """Whether a model's folder holds one."""
+    return os.path.lexists(File(folder, FOLDER, WEIGHTS))
+
+
 def load_classifier(folder: str | os.PathLike[str], model: Model) -> NoiseClassifier:
     """The classifier in a model's folder, for that model, on its device.
 
@@ -142,7 +147,7 @@ def load_classifier(folder: str | os.PathLike[str], model: Model) -> NoiseClassi
         RefusedFileError: a damaged, hostile or foreign file, named.
     """
     place = File(folder, FOLDER)
-    if not os.path.lexists(place / WEIGHTS):
+    if not has_classifier(folder):
         raise UsageError(
             f"there is no classifier in {os.fspath(folder)}; make one: scorefield train-classifier {os.fspath(folder)} DATA"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
+from torch import nn
 
 from scorefield.denoisers import Autoguided, Classifier, ClassifierFree, Denoiser, Guided
 from scorefield.denoisers.guidance import Interval
@@ -28,6 +30,10 @@ class Guide(ABC):
     def to(self, device: str | torch.device) -> Guide:
         """The guide on another device."""
 
+    @abstractmethod
+    def networks(self) -> Iterator[nn.Module]:
+        """Those that it asks, which must not drop out anything while it guides."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -48,6 +54,11 @@ class ByClassifier(Guide):
         moves = getattr(self.classifier, "to", None)
         return self if moves is None else replace(self, classifier=moves(device))
 
+    def networks(self) -> Iterator[nn.Module]:
+        """The classifier itself, or the `network` in it; none of one that has none."""
+        found = (self.classifier, getattr(self.classifier, "network", None))
+        return (each for each in found if isinstance(each, nn.Module))
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -65,6 +76,11 @@ class AwayFrom(Guide):
     def to(self, device: str | torch.device) -> AwayFrom:
         """With the worse model there."""
         return replace(self, worse=self.worse.to(device))
+
+    def networks(self) -> Iterator[nn.Module]:
+        """The worse model's, and its guides'."""
+        yield self.worse.network
+        yield from self.worse.guides.networks()
 
 
 @final
@@ -105,6 +121,11 @@ class Guides:
     def to(self, device: str | torch.device) -> Guides:
         """The guides on another device."""
         return replace(self, wrappers=tuple(guide.to(device) for guide in self.wrappers))
+
+    def networks(self) -> Iterator[nn.Module]:
+        """Those of all guides."""
+        for guide in self.wrappers:
+            yield from guide.networks()
 
     def require_none(self) -> None:
         """Refuse to write a model with guides, which its folder has no place for. Raises UsageError."""

@@ -146,6 +146,21 @@ def test_guides_go_where_the_model_goes(model: Model) -> None:
     assert isinstance(model.with_classifier(Leaning(), 1.0, told=True).to("cpu").denoiser, Guided)
 
 
+def test_nothing_is_dropped_out_while_guides_guide(model: Model) -> None:
+    """A guide left in training mode would drop out at random; afterwards each is as it was, and those within guides too."""
+    worse, within, judge = (copy.deepcopy(model) for _ in range(3))
+    points = data()
+    plan = ClassifierPlan(steps=1, network={"width": 8, "depth": 1, "embedding": 8})
+    classifier = fit_classifier(model, open_data(points["points"], labels=points["labels"]), plan).classifier
+    networks = [worse.network, within.network, classifier.network]
+    guided = judge.with_autoguidance(worse.with_autoguidance(within)).with_classifier(classifier, told=True)
+    for network in (*networks, judge.network):
+        network.train(network is not within.network)
+    with guided.evaluating():
+        assert not any(network.training for network in (*networks, judge.network))
+    assert [network.training for network in networks] == [True, False, True] and judge.network.training
+
+
 def test_a_model_with_guides_is_not_saved_without_them(model: Model, tmp_path: Path) -> None:
     """Loaded again it would draw other samples without a word; a scale is kept."""
     for other in (model.with_guidance(2.0, (0.2, 4.0)), model.with_autoguidance(model)):

@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.errors import UsageError
@@ -109,6 +110,36 @@ def as_file(sample: np.ndarray, representation: Representation) -> tuple[str, by
     if representation.layout == "image" and representation.shape[0] in channels:
         return ".png", lossless_png(sample)
     return ".npy", npy_bytes(sample)
+
+
+def numbered_files(
+    samples: Sequence[np.ndarray] | np.ndarray, representation: Representation, first: int = 0
+) -> Iterator[tuple[str, bytes]]:
+    """Samples as files by name: 000000.png …, or .npy."""
+    for number, sample in enumerate(samples, start=first):
+        suffix, data = as_file(sample, representation)
+        yield f"{number:06d}{suffix}", data
+
+
+def write_each(out: str, files: Iterable[tuple[str, bytes]], *, adds: bool = False) -> None:
+    """Files into a folder by name, `a/b.png` into one within it. What was there before, and may be an earlier call's, is said where nothing was to be added.
+
+    Raises:
+        StorageError: one cannot be written; those before it are there.
+    """
+    from scorefield.storage import write_bytes
+
+    folder, written = Path(out), set()
+    folder.mkdir(exist_ok=True)
+    for name, data in files:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        write_bytes(str(file), data)
+        written |= {file, file.parent}
+    folders = {folder, *(path for path in written if path.is_dir())}
+    others = sorted(path for each in folders for path in each.iterdir() if path not in written)
+    if others and not adds:
+        say(f"{out} still holds {len(others)} from before beside what was written, such as {others[0].name}")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import check_out, print_json, reading_of, require_parent, say
+from scorefield.cli.common import check_out, numbered_files, print_json, reading_of, require_parent, say, write_each
 from scorefield.cli.editing import (
     Editing,
     check_count,
     numbers_along,
     write_arrays,
-    write_files,
     write_strip,
 )
 from scorefield.cli.guiding import Guidance
@@ -170,7 +169,7 @@ class EditCommand(Editing):
             seeds = np.full(len(samples), self.seed, dtype=np.int64)
             write_arrays(self.out, {"samples": samples, "seeds": seeds, "strengths": of_each, "guide": guide})
         else:
-            write_files(self.out, model, samples)
+            write_each(self.out, numbered_files(samples, model.config.representation))
 
     # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

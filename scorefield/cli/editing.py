@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -13,7 +12,6 @@ import tyro
 from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chosen_sampler
 from scorefield.cli.common import (
     Command,
-    as_file,
     label_dropout,
     load_model,
     npz_bytes,
@@ -155,14 +153,3 @@ def write_arrays(out: str, arrays: Mapping[str, np.ndarray | None]) -> None:
     from scorefield.storage import write_bytes
 
     write_bytes(out, npz_bytes({name: array for name, array in arrays.items() if array is not None}))
-
-
-def write_files(out: str, model: Model, samples: np.ndarray) -> None:
-    """A folder of 000000.png …, or .npy files."""
-    from scorefield.storage import write_bytes
-
-    folder = Path(out)
-    folder.mkdir(exist_ok=True)
-    for number, sample in enumerate(samples):
-        suffix, data = as_file(sample, model.config.representation)
-        write_bytes(str(folder / f"{number:06d}{suffix}"), data)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from scorefield.cli.common import check_out, print_json, say
+from scorefield.cli.common import check_out, numbered_files, print_json, say, write_each
 from scorefield.cli.editing import (
     Editing,
     check_count,
     numbers_along,
     write_arrays,
-    write_files,
     write_strip,
 )
 from scorefield.cli.guiding import Guidance
@@ -156,7 +155,7 @@ class InterpolateCommand(Editing):
             arrays = {"samples": samples, "weights": shares, "depths": of_each, "ends": np.stack(ends)}
             write_arrays(self.out, arrays)
         else:
-            write_files(self.out, model, samples)
+            write_each(self.out, numbered_files(samples, model.config.representation))
 
 
 def _write_film(out: str, model: Model, samples: np.ndarray) -> None:

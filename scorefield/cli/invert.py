@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import check_out, print_json, reading_of, say
-from scorefield.cli.editing import Editing, check_count, write_arrays, write_files
+from scorefield.cli.common import check_out, numbered_files, print_json, reading_of, say, write_each
+from scorefield.cli.editing import Editing, check_count, write_arrays
 from scorefield.errors import UsageError
 from scorefield.records import from_plain, kind_of, to_plain
 
@@ -120,7 +120,7 @@ class InvertCommand(Editing):
         elif extension == ".npz":
             write_arrays(self.out, {"samples": samples})
         else:
-            write_files(self.out, model, samples)
+            write_each(self.out, numbered_files(samples, model.config.representation))
 
     def _flow(self, sampler: Sampler) -> Sampler:
         if not sampler.is_deterministic:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from scorefield.cli.common import as_file, npy_bytes
+from scorefield.cli.common import as_file, npy_bytes, numbered_files
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,9 +122,8 @@ def folder_files(representation: Representation, rows: Sequence[Restoration]) ->
     """Files by name: 000000.png … of the samples, mean, measurement (.png where exact, else .npy), std.npy; a folder for each of several."""
     for number, row in enumerate(rows):
         within = f"{number:06d}/" if len(rows) > 1 else ""
-        for k, sample in enumerate(row.restored.samples):
-            suffix, data = as_file(sample, representation)
-            yield f"{within}{k:06d}{suffix}", data
+        for name, data in numbered_files(row.restored.samples, representation):
+            yield f"{within}{name}", data
         yield f"{within}mean{_suffix(representation)}", _rounded(representation, row.restored.mean)
         yield f"{within}std.npy", npy_bytes(row.restored.std)
         yield _measurement_file(representation, within, row.measurement)

@@ -7,7 +7,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -23,6 +22,7 @@ from scorefield.cli.common import (
     reading_of,
     say,
     set_threads,
+    write_each,
 )
 from scorefield.cli.conditions import conditions_of
 from scorefield.cli.guiding import Guidance
@@ -293,10 +293,7 @@ class Restoring(Command, ABC):
         elif extension == ".npz":
             write_bytes(self.out, npz_bytes(_arrays(rows)))
         else:
-            for name, data in folder_files(model.config.representation, rows):
-                file = Path(self.out, name)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(str(file), data)
+            write_each(self.out, folder_files(model.config.representation, rows))
 
     def _result(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -13,13 +12,14 @@ import tyro
 from scorefield.cli.choosing import GRID_NAMES, OWN_OPTIONS, SAMPLER_NAMES, chosen_sampler
 from scorefield.cli.common import (
     Command,
-    as_file,
     load_model,
     npz_bytes,
+    numbered_files,
     print_json,
     require_parent,
     say,
     set_threads,
+    write_each,
 )
 from scorefield.cli.conditions import conditions_of
 from scorefield.cli.guiding import Guidance
@@ -227,7 +227,7 @@ def _write_samples(
     elif _extension(out) == ".npz":
         _write(out, _archive(samples, told, seed))
     else:
-        _write_folder(Path(out), model, samples, first)
+        write_each(out, numbered_files(samples, model.config.representation, first), adds=first > 0)
 
 
 def _archive(samples: np.ndarray, told: Mapping[str, np.ndarray | None], seed: int) -> bytes:
@@ -236,14 +236,6 @@ def _archive(samples: np.ndarray, told: Mapping[str, np.ndarray | None], seed: i
 
     arrays: dict[str, Any] = {"samples": samples, "seeds": np.full(len(samples), seed, dtype=np.int64)}
     return npz_bytes(arrays | {name: rows for name, rows in told.items() if rows is not None})
-
-
-def _write_folder(folder: Path, model: Model, samples: np.ndarray, first: int) -> None:
-    """000000.png …, or .npy files."""
-    folder.mkdir(exist_ok=True)
-    for number, sample in enumerate(samples, start=first):
-        suffix, data = as_file(sample, model.config.representation)
-        _write(str(folder / f"{number:06d}{suffix}"), data)
 
 
 class _Thinned:

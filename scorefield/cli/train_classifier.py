@@ -68,11 +68,14 @@ class TrainClassifierCommand(Command):
         plan = self._plan()
         from scorefield.cli.progress import TrainingProgress
         from scorefield.data import open_data
+        from scorefield.model_classifier import has_classifier
         from scorefield.training.classifier import fit_classifier
         from scorefield.training.configuration import RunConfig
 
         model = load_model(self.model, self.device, calibrated=False)
         dataset = open_data(self.data, **reading_of(self.model))
+        if has_classifier(self.model):
+            say(f"{self.model} has a classifier, which this one replaces once it is fitted")
         with TrainingProgress(RunConfig()) as progress:
             found = fit_classifier(model, dataset, plan, progress=progress)
         place = found.classifier.save(self.model)

@@ -97,6 +97,9 @@ class Inpainting(Wrapper):
         denoiser: of the whole.
         known: x_g in model space, (1, *d) for all samples of a batch, or (b, *d).
         keep: True where it is known; of a shape that broadcasts with x.
+
+    Raises:
+        UsageError: asked for another number of samples than it knows.
     """
 
     known: Float[Tensor, "_ *d"]
@@ -104,5 +107,14 @@ class Inpainting(Wrapper):
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
         """Predict x₀, and put what is known in its place."""
+        require_rows("Inpainting", len(self.known), len(x_t))
         prediction = self.denoiser(x_t, t, condition)
         return replace(prediction, x0=self.known.to(x_t).where(self.keep.to(x_t.device), prediction.x0))
+
+
+def require_rows(wrapper: str, known: int, asked: int) -> None:
+    """Refuse a batch other than the one whose samples a wrapper knows each by itself. Raises UsageError."""
+    if known not in (1, asked):
+        raise UsageError(
+            f"{wrapper} knows {known} samples and is asked for {asked}; put it outside of wrappers that ask for more than the batch, such as guidance"
+        )

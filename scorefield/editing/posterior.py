@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 from scorefield.denoisers import Denoiser, Prediction
+from scorefield.denoisers.wrappers import require_rows
 from scorefield.editing.measurement import Measurement
 from scorefield.errors import UsageError
 from scorefield.paths import Path
@@ -59,6 +60,9 @@ class Posterior(Denoiser):
         denoiser: of the prior.
         measurement: what is known.
         method: how the two are joined.
+
+    Raises:
+        UsageError: asked for another number of samples than were measured.
     """
 
     denoiser: Denoiser
@@ -72,6 +76,7 @@ class Posterior(Denoiser):
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], condition: Any = None) -> Prediction:
         """E[x₀ | x_t, y] as the method has it  (M42)."""
+        require_rows("Posterior", len(self.measurement.y), len(x_t))
         return replace(self.method.answer(self.denoiser, self.measurement, x_t, t, condition), x_t=x_t)
 
 

@@ -83,6 +83,21 @@ def test_inpainting_hands_known_pixels_back_bit_by_bit(image_run: Path, files: P
     assert np.array_equal(np.asarray(Image.open(tmp_path / "folder" / "000001.png")), held["samples"][1])
 
 
+def test_files_of_an_earlier_call_are_told_of(image_run: Path, images: str, files: Path, tmp_path: Path) -> None:
+    """Four old samples beside two new ones look like six of one call; in a folder for each picture too."""
+    words = ("inpaint", image_run, files / "clean.png", "--mask", files / "mask.png", *QUICK, "--out", tmp_path / "x")
+    assert "from before" not in call(*words, "-n", 3).text
+    assert "from before" not in call(*words, "-n", 3).text
+    answer = call(*words, "-n", 2)
+    assert answer.code == 0 and "x still holds 1 from before beside what was written, such as 000002.png" in answer.err
+    words = ("inpaint", image_run, images, "--mask", files / "mask.png", "--degrade", *QUICK, "--out", tmp_path / "y")
+    assert "from before" not in call(*words, "--first", 3).text
+    assert "y still holds 1 from before beside what was written, such as 000002" in call(*words, "--first", 2).err
+    assert "holds" not in call("sample", image_run, "-n", 1, "--steps", 2, "--out", tmp_path / "z").text
+    assert "holds" not in call("sample", image_run, "-n", 1, "--first", 1, "--steps", 2, "--out", tmp_path / "z").text
+    assert "z still holds 1" in call("sample", image_run, "-n", 1, "--steps", 2, "--out", tmp_path / "z").err
+
+
 def test_a_strip_has_a_tile_for_everything(image_run: Path, images: str, files: Path, tmp_path: Path) -> None:
     """Measurement, samples, mean, deviation, original: a row for each picture."""
     words = ("--degrade", "--first", 3, "--mask", files / "mask.png", "--out", tmp_path / "x.png")

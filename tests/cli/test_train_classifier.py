@@ -38,6 +38,9 @@ def test_it_is_kept_beside_the_model_and_says_what_it_knows(run: Path, images: s
     assert "σ/α   accuracy" in answer.out
     assert sorted(file.name for file in (run / "classifier").iterdir()) == ["classifier.safetensors", "config.json"]
     assert (run / "model.safetensors").read_bytes() == before
+    again = call("train-classifier", run, images, "--steps", 1, "--batch", 4, *TINY)
+    assert again.code == 0 and "has a classifier, which this one replaces" in again.err
+    assert "replaces" not in answer.text
 
 
 def test_samples_are_led_by_it(judged: Path, tmp_path: Path) -> None:

@@ -16,9 +16,14 @@ from scorefield.denoisers import (
     Denoiser,
     GaussianMixture,
     Guided,
+    Inpainting,
     MixtureClassifier,
     Prediction,
 )
+from scorefield.editing.measurement import Measurement
+from scorefield.editing.methods import Replacement
+from scorefield.editing.operators import Mask
+from scorefield.editing.posterior import Posterior
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Path, Rectified
 from scorefield.samplers import DDIM, Heun
@@ -244,6 +249,25 @@ def test_guidances_wrap_one_another() -> None:
     both = Clipped(Guided(Autoguided(free, Labelled(world), 1.2), MixtureClassifier(world, CLASSES), 0.5, is_told=True))
     drawn = DDIM(steps=8).sample(both, x_t, condition=labels)
     assert drawn.shape == x_t.shape and bool(drawn.isfinite().all())
+
+
+@pytest.mark.parametrize("wrapper", ["Inpainting", "Posterior"])
+def test_what_knows_each_sample_stands_outside_of_guidance(wrapper: str) -> None:
+    """Guidance asks for a batch of twice the size: inside of it nobody could tell whose row is whose; outside, or of one row for all, it works."""
+    keep, x_t, labels = torch.tensor([True, False]), normal(3, 2), torch.tensor([0, 1, 0])
+
+    def around(inner: Denoiser, known: Tensor) -> Denoiser:
+        if wrapper == "Inpainting":
+            return Inpainting(inner, known, keep)
+        return Posterior(inner, Measurement(Mask(keep), known * keep), Replacement())
+
+    inner, each = Labelled(mixture(VP())), normal(3, 2, seed=1)
+    outside = around(ClassifierFree(inner, 2, 1.5), each)(x_t, 0.5, labels).x0
+    assert torch.allclose(outside[:, 0], each[:, 0])
+    one = ClassifierFree(around(inner, each[:1]), 2, 1.5)(x_t, 0.5, labels).x0
+    assert torch.allclose(one[:, 0], each[:1, 0].expand(3))
+    with pytest.raises(UsageError, match="knows 3 samples and is asked for 6; put it outside"):
+        ClassifierFree(around(inner, each), 2, 1.5)(x_t, 0.5, labels)
 
 
 # ── what cannot be ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ and y is taken to *be* the path's own state there. Then p(x₀ | y) = ∫ p(x₀
     σ̄ < τ:       the prior's own reverse process;   up again from s to t by the bridge between x̄_s and x̄_τ,
                  x̄_t = x̄_s + w (ȳ − x̄_s) + √((1−w)(σ̄_t² − σ̄_s²)) z,   w = (σ̄_t² − σ̄_s²)/(τ² − σ̄_s²),   for else ȳ would be forgotten
 
-each coordinate by its own τ: down by p(x_s | x_t) and up by q(x_t | x_s, x̄_τ) are Gibbs' two conditionals of the same law. Nothing is
+each coordinate by its own τ, and step by step where one is crossed: down by p(x_s | x_t) and up by q(x_t | x_s, x̄_τ) are Gibbs' two conditionals of the same law. Nothing is
 approximated but what replacement is without noise. It needs A's decomposition.
 """
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar, final
 
 import torch
@@ -127,18 +128,29 @@ class Resampled(Sampler):
         asked = 0
         for first in range(0, len(times) - 1, self.jump):
             part = times[first : first + self.jump + 1]
-            walked = _pinned_until(denoiser, part[-1])
             for turn in range(self.repeats):
                 if turn:
-                    x = _upwards(walked, x, part[-1], part[0], draw)
+                    x = _upwards(_pinned_until(denoiser, part[-1]), x, part[-1], part[0], draw)
                 if not self.is_deterministic:
                     x = _met_again(denoiser, x, part[0], draw)
-                before = asked
-                for state in self.inner.walk(walked, x, part, draw, condition):
-                    x, asked = state.x, before + state.evaluations
-                    if state.t == part[-1]:
-                        x = _let_go(walked, x, state.x0, part[0], part[-1], draw)
-                    yield replace(state, x=x, evaluations=asked)
+                for run in _runs(denoiser, part, x):
+                    walked, before = _pinned_until(denoiser, run[-1]), asked
+                    for state in self.inner.walk(walked, x, run, draw, condition):
+                        x, asked = state.x, before + state.evaluations
+                        if state.t == run[-1]:
+                            x = _let_go(walked, x, state.x0, run[0], run[-1], draw)
+                        yield replace(state, x=x, evaluations=asked)
+
+
+def _runs(denoiser: Denoiser, part: Sequence[float], like: Tensor) -> Sequence[Sequence[float]]:
+    """The part as a whole; step by step where some coordinate is let go within it, for each is pinned until its own τ."""
+    known = denoiser.measurement if isinstance(denoiser, Posterior) and isinstance(denoiser.method, RePaint) else None
+    if known is None or known.noise == 0.0:
+        return (part,)
+    level = Spectrum.of(known, like).level(known.noise)
+    (above, high), (below, low) = marginal(denoiser.path, part[0]), marginal(denoiser.path, part[-1])
+    is_crossed = (below * level > low) & (above * level <= high)
+    return tuple(pairwise(part)) if bool(is_crossed.any()) else (part,)
 
 
 @final

@@ -90,9 +90,9 @@ def test_files_of_an_earlier_call_are_told_of(image_run: Path, images: str, file
     assert "from before" not in call(*words, "-n", 3).text
     answer = call(*words, "-n", 2)
     assert answer.code == 0 and "x still holds 1 from before beside what was written, such as 000002.png" in answer.err
-    words = ("inpaint", image_run, images, "--mask", files / "mask.png", "--degrade", *QUICK, "--out", tmp_path / "y")
-    assert "from before" not in call(*words, "--first", 3).text
-    assert "y still holds 1 from before beside what was written, such as 000002" in call(*words, "--first", 2).err
+    several = ("inpaint", image_run, images, "--mask", files / "mask.png", "--degrade", *QUICK, "--out", tmp_path / "y")
+    assert "from before" not in call(*several, "--first", 3).text
+    assert "y still holds 1 from before beside what was written, such as 000002" in call(*several, "--first", 2).err
     assert "holds" not in call("sample", image_run, "-n", 1, "--steps", 2, "--out", tmp_path / "z").text
     assert "holds" not in call("sample", image_run, "-n", 1, "--first", 1, "--steps", 2, "--out", tmp_path / "z").text
     assert "z still holds 1" in call("sample", image_run, "-n", 1, "--steps", 2, "--out", tmp_path / "z").err

@@ -170,6 +170,12 @@ def test_grey_is_what_image_programs_make() -> None:
     assert torch.allclose(operator_named("grey=mean", COLOUR)(x)[:, 0], x.mean(1))
 
 
+def test_a_projection_by_name_measures_a_share_of_the_numbers() -> None:
+    """Of all the numbers, not of one; at least one."""
+    assert operator_named("project=0.25", (2, 5, 6)).measured_shape == (15,)
+    assert operator_named("project=0.001", (5,)).measured_shape == (1,)
+
+
 def test_projection_is_random_by_its_seed_alone() -> None:
     """The same seed measures the same; another measures something else."""
     x = normal(1, 20)

@@ -93,6 +93,14 @@ def test_likelihood_without_noise_leaves_out_what_rounding_drowns() -> None:
     assert torch.allclose(known.log_likelihood(x, 0.7), wanted, rtol=1e-10)
 
 
+def test_weighed_and_reached_without_noise_leave_it_out_too() -> None:
+    """0.9 of 1000 is left out, 2 is not: its inverse square would outweigh all else."""
+    known, v = Measurement(Dense(torch.diag(float64([1000.0, 2.0, 0.9]))), normal(1, 3)), normal(2, 3)
+    kept = v * float64([1.0, 1.0, 0.0])
+    assert torch.allclose(known.weighed(v, 0.7), kept / (0.7 * float64([1e6, 4.0, 1.0])), rtol=1e-10, atol=0.0)
+    assert torch.allclose(known.reached(v), kept, atol=1e-12)
+
+
 @every_operator
 def test_weighed_is_the_inverse_on_what_is_reached(operator: Dense) -> None:
     """What moment matching's solver is preconditioned by."""

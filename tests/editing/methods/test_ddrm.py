@@ -44,6 +44,16 @@ def test_denoising_draws_from_the_posterior_of_any_data(path: Path) -> None:
     assert sliced_wasserstein(found, reference) < float64(floors).mean() + 4.0 * float64(floors).std()
 
 
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_a_coordinate_is_met_from_its_own_level_on(path: Path) -> None:
+    """Where σ/α ≥ σ_y/S, whatever α is: τ of 1.2 and 2.5 about σ/α = 2, and one that is not measured  (M42)."""
+    measurement = Measurement(Dense(float64([[0.5, 0.0, 0.0], [0.0, 0.24, 0.0]])), float64([[0.4, -0.3]]), 0.6)
+    world, x_t, t = independent(path), normal(4, 3), path.time_of(-math.log(2.0))
+    wanted = world(x_t, t).x0.clone()
+    wanted[:, 0] = 0.8
+    assert torch.allclose(Posterior(world, measurement, DDRM())(x_t, t).x0, wanted, atol=1e-10)
+
+
 def independent(path: Path) -> GaussianMixture:
     """Three independent Gaussian coordinates."""
     return GaussianMixture(

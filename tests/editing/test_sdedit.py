@@ -13,7 +13,7 @@ from torch import Tensor
 from scorefield.denoisers import GaussianMixture, Inpainting
 from scorefield.editing.methods import MomentMatching, Replacement
 from scorefield.editing.posterior import Method
-from scorefield.editing.sdedit import SDEdit, share_below, time_of_strength
+from scorefield.editing.sdedit import SDEdit, editor, share_below, time_of_strength
 from scorefield.errors import UsageError
 from scorefield.paths import EDM, VP, Discrete, Path
 from scorefield.samplers import (
@@ -73,6 +73,11 @@ def test_a_strength_is_one_noise_to_signal_ratio_on_every_path(path: Path, stren
     step = 2e-2 if isinstance(path, Discrete) else 1e-9
     assert ratio(path, t) == pytest.approx(wanted, rel=step)
     assert t == path.snap(t)
+
+
+def test_the_usual_sampler_has_no_more_steps_than_a_chain() -> None:
+    """Fifty, or a short chain's own; more would ask at times that it has not."""
+    assert [editor(path).steps for path in (VP(), Discrete(), Discrete(12))] == [50, 50, 12]
 
 
 def test_strength_is_the_papers_time_on_its_path() -> None:

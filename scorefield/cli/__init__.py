@@ -25,7 +25,7 @@ COMMANDS = {
     "restore": "Restore pictures or data from what was measured of them: masked, shrunk, blurred, grey, projected or noisy.",
     "inpaint": "Fill what a mask hides of a picture in several ways; the rest comes back bit by bit.",
     "colorize": "Colour a grey picture in several ways, by a model of colour pictures.",
-    "upscale": "Enlarge a small picture to the model's size in several ways; shrunk again, each is that picture.",
+    "upscale": "Enlarge a small picture to the model's size in several ways; shrunk again, each is that picture but for what is clipped at black and white.",
     "edit": "Edit a drawing, a composite or a picture by SDEdit: noise it until strokes are lost and layout is not, and draw from there.",
     "interpolate": "Draw what lies between two pictures or other data: by one noise for all, or along the flow's own latents.",
     "invert": "Find the latents of data, their places in pure noise by the probability flow; with --decode the data of latents.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,7 +166,8 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def check_out(out: str, known: Sequence[str], *inputs: str | None) -> str:
-    """The extension of an output, which is one of those ('' for a folder) and no file that is read. Raises UsageError."""
+    """The extension of an output, which is one of those ('' for a folder) and nothing that is read. Raises UsageError."""
+    require_name(out)
     extension = os.path.splitext(out)[1].lower()
     if extension not in known:
         names = ", ".join(f"X{each}" if each else "a folder" for each in known)
@@ -174,10 +176,31 @@ def check_out(out: str, known: Sequence[str], *inputs: str | None) -> str:
         raise UsageError(f"--out {out} is a folder; name a file in it")
     if not extension and os.path.lexists(out) and not os.path.isdir(out):
         raise UsageError(f"--out {out} is a file, not a folder; name a new one, or X.png or X.npz")
-    if any(each and os.path.isfile(out) and os.path.exists(each) and os.path.samefile(out, each) for each in inputs):
-        raise UsageError(f"--out {out} is a file that is read, and would be lost; name another")
+    for each in inputs:
+        if each and os.path.exists(out) and os.path.exists(each) and _would_lose(out, each):
+            kind = "a file that is read" if os.path.isfile(out) else f"a folder that {each} is read from"
+            raise UsageError(f"--out {out} is {kind}, and would be lost; name another")
     require_parent(out)
     return extension
+
+
+_WRITTEN = re.compile(r"\d{6,}|mean|std|measurement|original")
+"""The names, but for what follows the dot, of what is written into folders."""
+
+
+def _would_lose(out: str, source: str) -> bool:
+    """Whether what is written goes over what is read: the same file or folder, or a file in that folder with a name of those written."""
+    if os.path.samefile(out, source):
+        return True
+    folder, name = os.path.split(os.path.abspath(source))
+    is_inside = os.path.isdir(out) and os.path.isfile(source) and os.path.samefile(out, folder)
+    return is_inside and _WRITTEN.fullmatch(os.path.splitext(name)[0]) is not None
+
+
+def require_name(out: str) -> None:
+    """Refuse an output without a name, such as an unset variable's: a folder would be the one that the user is in. Raises UsageError."""
+    if not out:
+        raise UsageError("--out is empty; name a file or a folder")
 
 
 def require_parent(out: str) -> None:

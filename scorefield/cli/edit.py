@@ -106,9 +106,10 @@ class EditCommand(Editing):
         model = self.bent.guided(model, self.model, has_label=any(value is not None for value in told.values()))
         sampler = self._chosen(editor(model.config.path))
         sampler.times(model.config.path)  # what does not fit the model is refused before anything is drawn
+        realism = self._realism(model)
         found = [self._edited(model, guide, strength, mask, sampler, told) for strength in strengths]
         self._write(model, guide, strengths, found)
-        rows, realism = self._measured(model, guide, strengths, found)
+        rows = self._measured(model, guide, strengths, found, realism)
         say(f"edited into {self.out}")
         if self.json:
             print_json(self._result(sampler, found, rows, realism))
@@ -116,7 +117,7 @@ class EditCommand(Editing):
 
     def _check(self) -> None:
         check_count(self.count)
-        check_out(self.out, (".png", ".npz", ""), self.guide, self.mask)
+        check_out(self.out, (".png", ".npz", ""), self.guide, self.mask, self.data)
         if self.mask is None and self.threshold is not None:
             raise UsageError("--threshold says where a mask is white; give one with --mask")
         if self.mask is None and self.method is not None:
@@ -174,15 +175,19 @@ class EditCommand(Editing):
     # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _measured(
-        self, model: Model, guide: np.ndarray, strengths: Sequence[float], found: Sequence[Edited]
-    ) -> tuple[list[EditRow], Realism | None]:
+        self,
+        model: Model,
+        guide: np.ndarray,
+        strengths: Sequence[float],
+        found: Sequence[Edited],
+        realism: Realism | None,
+    ) -> list[EditRow]:
         """The figures, printed and written."""
         import torch
 
         from scorefield.evaluation.edits import EditRow, edit_chart, edit_csv, edit_table, faithfulness
         from scorefield.storage import write_bytes
 
-        realism = self._realism(model)
         guide_x = torch.from_numpy(model.config.representation.channels_first(guide[None]))
         rows: list[EditRow] = []
         for strength, each in zip(strengths, found, strict=True):
@@ -194,7 +199,7 @@ class EditCommand(Editing):
             write_bytes(self.table, edit_csv(rows, realism).encode())
         if self.plot is not None:
             write_bytes(self.plot, edit_chart(rows, realism).encode())
-        return rows, realism
+        return rows
 
     def _realism(self, model: Model) -> Realism | None:
         """Features of the data; None without data. Raises UsageError."""

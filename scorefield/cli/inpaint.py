@@ -22,6 +22,9 @@ class InpaintCommand(Restoring):
     threshold: float | None = None
     """Mask values from it on are white; needed where there are more than two."""
 
+    def _mask_file(self) -> str | None:
+        return self.mask
+
     def _operator(self, model: Model) -> tuple[str, LinearOperator]:
         from scorefield.cli.pictures import read_mask
         from scorefield.model_restoration import hole

@@ -20,6 +20,10 @@ class RestoreCommand(Restoring):
     operator: str
     """mask=M.png, downsample=4, blur=1.5 (pixels), grey, project=0.25 (the share that is measured), or denoise."""
 
+    def _mask_file(self) -> str | None:
+        name, _, parameter = self.operator.partition("=")
+        return parameter if name == "mask" else None
+
     def _operator(self, model: Model) -> tuple[str, LinearOperator]:
         from scorefield.cli.pictures import read_mask
         from scorefield.editing.operators import OPERATORS, completed, operator_named

@@ -180,7 +180,11 @@ class Restoring(Command, ABC):
             raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
         if self.index is not None and self.first is not None:
             raise UsageError("--index and --first both say which examples; give one of them")
-        check_out(self.out, (".png", ".npz", ""), self.image)
+        check_out(self.out, (".png", ".npz", ""), self.image, self._mask_file())
+
+    def _mask_file(self) -> str | None:
+        """The mask that is read; None where there is none."""
+        return None
 
     def _guided(self, model: Model) -> Model:
         """The model with the scale of guidance that was asked for. Raises UsageError."""

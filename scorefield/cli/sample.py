@@ -16,6 +16,7 @@ from scorefield.cli.common import (
     npz_bytes,
     numbered_files,
     print_json,
+    require_name,
     require_parent,
     say,
     set_threads,
@@ -139,6 +140,7 @@ class SampleCommand(Command):
             )
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"--seed must fit 64 bits, got {self.seed}")
+        require_name(self.out)
         extension = _extension(self.out)
         if extension not in ("", ".png", ".npz", ".gif"):
             raise UsageError(

@@ -16,7 +16,7 @@ _USUAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleCommand(Restoring):
-    """Enlarge a small picture to the model's size in several ways; shrunk again, each is that picture."""
+    """Enlarge a small picture to the model's size in several ways; shrunk again, each is that picture but for what is clipped at black and white."""
 
     factor: int | None = None
     """How much smaller a side is; found from the sizes without it, and 4 with --degrade."""
@@ -25,7 +25,7 @@ class UpscaleCommand(Restoring):
         from scorefield.editing.operators import Separable
         from scorefield.model_restoration import averages
 
-        factor = self.factor or (_USUAL if self.degrade or self.resize else None)
+        factor = self.factor if self.factor is not None or not (self.degrade or self.resize) else _USUAL
         if factor is not None:
             return f"downsample={factor}", Separable.downsampling(model.config.shape, factor)
         operator = averages(model.config.representation, self._shape(model))

@@ -77,7 +77,7 @@ class Representation:
         # 64-bit floats may carry an offset that 32 bits would drown in
         precise = torch.float64 if batch.dtype.itemsize > 4 else torch.float32
         shift, scale = (torch.tensor(values, dtype=precise).reshape(self._along) for values in (self.shift, self.scale))
-        return (torch.from_numpy(np.ascontiguousarray(batch)).to(precise) - shift).div_(scale).float()
+        return (torch.from_numpy(np.require(batch, requirements=("C", "W"))).to(precise) - shift).div_(scale).float()
 
     def from_model(self, z: torch.Tensor) -> np.ndarray:
         """Model space (n, C, *d) → data in their own units, dtype and layout; integers rounded and in range."""

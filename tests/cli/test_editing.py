@@ -331,6 +331,35 @@ def test_what_is_read_is_not_written_over(command: str, image_run: Path, folder:
     assert picture.read_bytes() == (folder / "guide.png").read_bytes()
 
 
+def test_nothing_else_that_is_read_is_written_over(image_run: Path, images: str, folder: Path, tmp_path: Path) -> None:
+    """Masks, the data of realism, a folder of examples, a numbered file in the folder that is written; and no name is no folder."""
+    mask, data = tmp_path / "mask.png", tmp_path / "data.npz"
+    mask.write_bytes((folder / "mask.png").read_bytes())
+    data.write_bytes(b"theirs")
+    numbered = tmp_path / "drawn" / "000000.png"
+    numbered.parent.mkdir()
+    numbered.write_bytes((folder / "guide.png").read_bytes())
+    guide = folder / "guide.png"
+    before = [file.read_bytes() for file in (mask, data, numbered)]
+    for words in (
+        ["inpaint", image_run, guide, "--mask", mask, "--out", mask],
+        ["restore", image_run, guide, "--operator", f"mask={mask}", "--out", mask],
+        ["edit", image_run, guide, "--mask", mask, "--out", mask],
+        ["edit", image_run, guide, "--data", data, "--out", data],
+        ["edit", image_run, numbered.parent, "--index", 0, "--out", numbered.parent],
+        ["edit", image_run, numbered, "--out", numbered.parent],
+        ["interpolate", image_run, guide, numbered, "--out", f"{numbered.parent}/"],
+    ):
+        answer = call(*words, *SHORT)
+        assert answer.code == 2 and "would be lost; name another" in answer.text, (words, answer.text)
+    assert [file.read_bytes() for file in (mask, data, numbered)] == before
+    for words in (["edit", image_run, guide], ["sample", image_run]):
+        answer = call(*words, *SHORT, "--out", "")
+        assert answer.code == 2 and "--out is empty" in answer.text, (words, answer.text)
+    answer = call("edit", image_run, guide, "--data", tmp_path / "none.npz", "--out", tmp_path / "new.png", *SHORT)
+    assert answer.code == 2 and not (tmp_path / "new.png").exists(), answer.text
+
+
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

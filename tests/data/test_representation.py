@@ -39,6 +39,16 @@ def data_arrays(draw: st.DrawFn) -> np.ndarray:
     return draw(arrays_of.arrays(dtype, tuple(shape), elements=elements))
 
 
+def test_arrays_that_cannot_be_written_are_read_without_a_word() -> None:
+    """Every picture of Pillow's is such an array; a warning would be an error where warnings are."""
+    array = np.arange(120, dtype=np.uint8).reshape(4, 6, 5)
+    kind = representation_of(array)
+    array.flags.writeable = False
+    channels = kind.channels_first(array)
+    channels.flags.writeable = False
+    assert torch.equal(kind.to_model(channels), kind.to_model(channels.copy()))
+
+
 @given(data_arrays())
 def test_data_come_back_in_their_own_dtype_and_layout(array: np.ndarray) -> None:
     """Integers bit for bit; floats as exactly as 32 bits in model space allow."""

@@ -7,12 +7,18 @@ The system is solved in a few steps of GMRES, for a network's J is not symmetric
 white data), each step one vector-Jacobian product; the products that built the system make the answer too. One step is a ΠGDM
 whose length is right; as many as there are measurements are the whole solution. Exact for Gaussian data; else the bias is what
 p(x₀ | x_t) has beyond its covariance, and that V's own dependence on x_t is not differentiated.
+
+A guided D is no law's mean: its V may be nothing or negative along a measurement, and the solution there as far off as one likes. Under N(D, V) the
+misfit ⟨y − A D, u⟩ is that of m standard normal numbers; a sample whose misfit is negative, or far beyond both those and what white data of r² would
+have, takes ΠGDM's step, which the first product has made already.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, final
+
+import torch
 
 from scorefield.arithmetic import along_batch, per_sample_sum
 from scorefield.denoisers import Denoiser
@@ -23,6 +29,9 @@ from scorefield.editing.methods.pigdm import check_data_std
 from scorefield.editing.methods.twisting import Twist, Twisting
 from scorefield.errors import UsageError
 from scorefield.shapes import Float, Tensor
+
+_BELIEVED = 10.0
+"""How many times the misfit that a Gaussian's numbers have, or white data's, is still taken for a covariance's."""
 
 
 @final
@@ -68,7 +77,11 @@ class MomentMatching(Twisting):
 
         shares = gmres(product, residual, self.iterations)
         misfit = per_sample_sum(residual * _combined(shares, weighed))
-        return Twist(at.prediction, at.x0 + _combined(shares, moved), -0.5 * misfit.clamp(min=0.0))
+        white = per_sample_sum(residual * measurement.weighed(residual, r2))
+        is_believed = (misfit > 0.0) & (misfit <= _BELIEVED * (white + residual[0].numel()))
+        length = per_sample_sum(residual * residual).clamp(min=1e-36).sqrt()
+        one = [torch.where(is_believed, shares[0], length), *(torch.where(is_believed, c, 0.0) for c in shares[1:])]
+        return Twist(at.prediction, at.x0 + _combined(one, moved), -0.5 * torch.where(is_believed, misfit, white))
 
 
 def _combined(shares: list[Tensor], vectors: list[Tensor]) -> Tensor:

@@ -40,7 +40,7 @@ class RunInUseError(ScorefieldError):
 
 
 class DivergedError(ScorefieldError):
-    """Training met too many steps whose loss or gradient was not finite."""
+    """Training met too many steps whose loss or gradient was not finite, or what was drawn is not."""
 
     exit_code = 6
 

@@ -33,9 +33,12 @@ from scorefield.editing.operators import (
     Matrixless,
     Projection,
     Separable,
+    is_moderate,
+    matrix_of,
 )
 from scorefield.editing.posterior import Method, Posterior
 from scorefield.errors import UsageError
+from scorefield.model_conditions import told_if_known
 from scorefield.paths import Discrete, Path
 from scorefield.samplers import DDIM, Sampler
 from scorefield.samplers.adaptive import in_whole_batches
@@ -277,12 +280,13 @@ def measured(
         raise UsageError(f"the operator is for data of shape {operator.shape}, the model's have {representation.shape}")
     if ys.shape[1:] != wanted:
         raise UsageError(f"the measurement must have shape {wanted}, got {ys.shape[1:]}")
-    if ys.dtype.kind not in "iubf" or not np.isfinite(ys).all():
-        raise UsageError("a measurement is made of finite numbers; replace what is not, or mask it")
     own = channels_first(representation, ys, operator.measured_shape)
+    seen = own[:, operator.keep.numpy()] if isinstance(operator, Mask) else own
+    if ys.dtype.kind not in "iubf" or not np.isfinite(seen).all():
+        raise UsageError("a measurement is made of finite numbers; replace what is not, or mask it")
     if isinstance(operator, Mask) and noise == 0.0:
-        representation.require_values(own[:, operator.keep.numpy()])
-    y = torch.from_numpy(own.astype(np.float64))
+        representation.require_values(seen)
+    y = _seen(torch.from_numpy(own.astype(np.float64)), operator)
     rounded = ys.dtype.kind in "iu" and not isinstance(operator, Mask)
     sigma = math.sqrt(noise**2 + ROUNDING) if rounded else noise
     shift = _field(representation, representation.shift)
@@ -291,7 +295,7 @@ def measured(
 
 def _in_model_space(representation: Representation, y: Tensor, operator: LinearOperator, noise: float) -> Measurement:
     """y = A diag(s) x' + σ n, divided by the largest s; without noise number by number, so that none is small beside others."""
-    largest, y = max(representation.scale), _seen(y, operator)
+    largest = max(representation.scale)
     if len(representation.scale) == 1:
         return Measurement(operator, (y / largest).float(), noise / largest)
     scale = _field(representation, representation.scale)[0]
@@ -299,10 +303,23 @@ def _in_model_space(representation: Representation, y: Tensor, operator: LinearO
         of_each = scale.flatten(1)[:, 0].view(-1, *(1,) * (scale.ndim - 1)) if scale.ndim > 1 else scale
         return Measurement(operator, (y / of_each).float())
     scaled = _after_scaling(operator, scale / largest)
-    if noise == 0.0 and isinstance(scaled, Dense):
-        rows = scaled.matrix.norm(dim=1).clamp(min=1e-300)
-        return Measurement(Dense(scaled.matrix / rows[:, None], scaled.shape), (y / largest / rows).float())
+    if noise == 0.0:
+        scaled, rows = _of_even_rows(scaled)
+        return Measurement(scaled, (y / largest / rows).float())
     return Measurement(scaled, (y / largest).float(), noise / largest)
+
+
+def _of_even_rows(operator: LinearOperator) -> tuple[LinearOperator, Tensor]:
+    """An operator with each number divided by its row's length, where A is a matrix or one along the channels, and those lengths."""
+    if isinstance(operator, Dense):
+        rows = operator.matrix.norm(dim=1).clamp(min=1e-300)
+        return Dense(operator.matrix / rows[:, None], operator.shape), rows
+    first = operator.matrices[0] if isinstance(operator, Separable) else None
+    if not isinstance(operator, Separable) or first is None:
+        return operator, torch.ones(()).double()
+    rows = first.norm(dim=1).clamp(min=1e-300)
+    even = Separable(operator.sides, (first / rows[:, None], *operator.matrices[1:]))
+    return even, rows.view(-1, *(1,) * (len(operator.sides) - 1))
 
 
 def _keeps_channels(operator: LinearOperator) -> bool:
@@ -319,6 +336,8 @@ def _after_scaling(operator: LinearOperator, scale: Tensor) -> LinearOperator:
         matrix = operator.matrices[0]
         channels = torch.diag(first) if matrix is None else matrix.double() * first
         return Separable(operator.sides, (channels, *operator.matrices[1:]))
+    if isinstance(operator, Projection) and is_moderate(operator.count, math.prod(operator.shape)):
+        operator = Dense(matrix_of(operator), operator.shape)
     if isinstance(operator, Dense):
         return Dense(operator.matrix.double() * scale.flatten(), operator.shape)
     return Matrixless(
@@ -331,7 +350,7 @@ def _after_scaling(operator: LinearOperator, scale: Tensor) -> LinearOperator:
 
 def _seen(y: Tensor, operator: LinearOperator) -> Tensor:
     """What a mask hides is 0 in model space too."""
-    return y * operator.keep if isinstance(operator, Mask) else y
+    return y.where(operator.keep, 0.0) if isinstance(operator, Mask) else y
 
 
 def _field(representation: Representation, values: tuple[float, ...]) -> Tensor:
@@ -400,19 +419,12 @@ def _drawn(
     """One batch of samples in model space, and how often the denoiser was asked."""
     count, shape = len(streams.samples), model.config.shape
     start = streams.normal(torch.empty(count, *shape, device=model.device), 0) * model.config.path.prior_std
-    labels = _told(model, count, wanted)
+    labels = told_if_known(model, count, None if wanted is None else np.repeat(wanted, count, 0))
     posterior = Posterior(model.denoiser, replace(measurement, y=measurement.y.to(model.device)), method)
     walker = in_whole_batches(method.sampler(model.ready(sampler)))
     with model.evaluating():
         *_, last = walker.trajectory(posterior, start, generator=streams, condition=labels)
     return last.x, last.evaluations
-
-
-def _told(model: Model, count: int, wanted: np.ndarray | None) -> Tensor | None:
-    """What all samples are conditioned on; "no class" where no class is asked for."""
-    if wanted is None and not model.config.conditions:
-        return None
-    return model.labels(0, 0, count, None if wanted is None else np.repeat(wanted, count, 0))
 
 
 def _pasted(
@@ -422,4 +434,4 @@ def _pasted(
     if not isinstance(operator, Mask) or noise > 0.0:
         return samples
     keep = as_handed_over(representation, operator.keep.numpy()[None], operator.shape)
-    return np.where(keep, y.astype(samples.dtype), samples)
+    return np.where(keep, np.where(keep, y, 0).astype(samples.dtype), samples)

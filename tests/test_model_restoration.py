@@ -15,7 +15,7 @@ from scorefield.denoisers import Preconditioned
 from scorefield.editing.methods import DDRM, DPS, METHODS, PiGDM, Replacement, TwistedSMC
 from scorefield.editing.operators import Dense, LinearOperator, Mask, Matrixless, Projection, Separable
 from scorefield.editing.posterior import Method
-from scorefield.errors import UsageError
+from scorefield.errors import DivergedError, UsageError
 from scorefield.model import Model
 from scorefield.model_config import ModelConfig
 from scorefield.model_restoration import (
@@ -137,10 +137,22 @@ def test_columns_of_a_table_are_known_whatever_their_units(kind: type[Method]) -
     model, method, sampler = gaussian(TABLE), kind(), DDIM(steps=20, eta=1.0)
     row = np.array([[30.0, 80_000.0, 1.5]])
     options: dict[str, Any] = {"method": method, "sampler": sampler, "count": 12}
-    exact = restore_each(model, row, Dense(torch.eye(3)), **options)[0]
-    assert exact.samples == pytest.approx(np.broadcast_to(row, (12, 3)), rel=0.05)
+    for operator in (Dense(torch.eye(3)), Separable((3,), (torch.eye(3),))):
+        exact = restore_each(model, row, operator, **options)[0]
+        assert exact.samples == pytest.approx(np.broadcast_to(row, (12, 3)), rel=0.05)
     noisy = restore_each(model, row, Mask(torch.tensor([True, True, False])), noise=0.1, **options)[0]
     assert np.abs(noisy.samples[:, 0] - 30.0).max() < 1.5, noisy.samples
+
+
+def test_projections_of_a_table_are_met_too() -> None:
+    """Each number is one of all columns, the widest in front: it is met to a share of its width, and so it is where A is functions."""
+    model, operator = gaussian(TABLE), Projection((3,), 2)
+    y = operator(torch.tensor([[30.0, 80_000.0, 1.5]]).double())
+    loose = Matrixless(operator, operator.adjoint, (3,), (2,))
+    sampler = DDIM(steps=20, eta=1.0)
+    for known, method in ((operator, PiGDM()), (operator, DDRM()), (loose, PiGDM())):
+        found = restore_each(model, y.numpy(), known, method=method, sampler=sampler, count=12)[0].samples
+        assert torch.allclose(operator(torch.from_numpy(found).double()), y.expand(12, 2), rtol=0.0, atol=150.0)
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -158,7 +170,7 @@ def test_what_a_mask_hides_is_not_looked_at(kind: type[Method]) -> None:
                     sampler=DDIM(steps=4, eta=1.0),
                     count=2,
                 )[0].samples
-                for hidden in (0.0, 7.0)
+                for hidden in (0.0, math.nan)
             )
             assert np.array_equal(one, other)
 
@@ -174,7 +186,7 @@ def test_pixels_that_cannot_be_are_refused_and_not_wrapped(value: float) -> None
     if math.isfinite(value):
         restore_each(model, image, mask, noise=25.0, **QUICK)
     hidden = np.full((1, 4, 6), 90.0)
-    hidden[0, 0, 0] = 0.0 if math.isnan(value) else value
+    hidden[0, 0, 0] = value
     restore_each(model, hidden, mask, **QUICK)
 
 
@@ -349,6 +361,21 @@ def test_a_model_of_classes_restores_with_one_or_with_none() -> None:
     assert asked[-1] == [1, 1]
     model.restore(np.zeros((4, 6)), operator, count=2, **QUICK)
     assert asked[-1] in (None, [2, 2])
+    always = replace(model, config=replace(model.config, always_conditioned=True))
+    with pytest.raises(UsageError, match=r"label_dropout=0 and never saw data without a class; give one"):
+        always.restore(np.zeros((4, 6)), operator, **QUICK)
+
+
+def test_what_diverged_is_no_picture() -> None:
+    """NaN would be handed back as black."""
+
+    class Lost(Zero):
+        def forward(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
+            return torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 1, math.nan, self.weight * x)
+
+    model = replace(pictures(GREY), network=Lost())
+    with pytest.raises(DivergedError, match="1 of 3 samples diverged"):
+        model.restore(np.zeros((4, 6)), Separable.blur(GREY.shape, 1.0), count=3, **QUICK)
 
 
 def test_the_usual_method_is_that_of_the_operators_kind() -> None:

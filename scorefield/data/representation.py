@@ -14,7 +14,7 @@ import numpy as np
 
 from scorefield.data.dataset import Dataset, Layout
 from scorefield.data.statistics import Statistics
-from scorefield.errors import UsageError
+from scorefield.errors import DivergedError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +80,17 @@ class Representation:
         return (torch.from_numpy(np.require(batch, requirements=("C", "W"))).to(precise) - shift).div_(scale).float()
 
     def from_model(self, z: torch.Tensor) -> np.ndarray:
-        """Model space (n, C, *d) → data in their own units, dtype and layout; integers rounded and in range."""
+        """Model space (n, C, *d) → data in their own units, dtype and layout; integers rounded and in range.
+
+        Raises:
+            DivergedError: numbers that are not finite, which integers have no place for and nobody wants.
+        """
         z_array = z.detach().cpu().double().numpy()
+        if not np.isfinite(z_array).all():
+            lost = int((~np.isfinite(z_array)).reshape(len(z_array), -1).any(1).sum())
+            raise DivergedError(
+                f"{lost} of {len(z_array)} samples diverged: they hold numbers that are not finite; take more steps, less guidance, or another sampler or method"
+            )
         shift, scale = (np.array(values).reshape(self._along) for values in (self.shift, self.scale))
         x = z_array * scale + shift
         if self.levels is not None:

@@ -9,12 +9,11 @@ What every approximate method is measured against: its draws, its moments, and, 
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from scorefield.denoisers import GaussianMixture
 from scorefield.editing.measurement import Measurement
+from scorefield.editing.operators import matrix_of
 from scorefield.errors import UsageError
 from scorefield.shapes import Float, Tensor
 
@@ -55,9 +54,7 @@ def conditioned(prior: GaussianMixture, measurement: Measurement) -> GaussianMix
 
 def as_matrix(measurement: Measurement) -> Float[Tensor, "m n"]:
     """A, column by column."""
-    operator = measurement.operator
-    columns = torch.eye(math.prod(operator.shape), dtype=torch.float64, device=measurement.y.device)
-    return operator(columns.view(-1, *operator.shape)).flatten(1).mT
+    return matrix_of(measurement.operator, measurement.y.device)
 
 
 def _rows(measurement: Measurement) -> tuple[Tensor, Tensor]:

@@ -156,6 +156,7 @@ def conjugate_gradients(
     """
     found, left = torch.zeros_like(wanted), wanted.clone()
     direction, size = left, per_sample_sum(left * left)
+    best, least = found, size
     enough = tolerance**2 * size
     for _ in range(min(iterations, wanted[0].numel())):
         product = system(direction)
@@ -166,4 +167,6 @@ def conjugate_gradients(
         smaller = per_sample_sum(left * left)
         direction = left + along_batch(smaller / size.clamp(min=1e-30), wanted) * direction
         size = torch.where(goes_on, smaller, size)
-    return found
+        best = torch.where(along_batch(size < least, wanted) > 0, found, best)
+        least = torch.minimum(size, least)
+    return best

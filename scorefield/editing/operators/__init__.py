@@ -10,7 +10,7 @@ fast transform of which a part is kept; a dense matrix is decomposed as it is; a
 
 from scorefield.editing.operators.base import NOTHING, Decomposed, LinearOperator, Matrixless
 from scorefield.editing.operators.kept import Diagonal, Mask, Projection
-from scorefield.editing.operators.matrices import LUMA, Dense, Separable
+from scorefield.editing.operators.matrices import LUMA, Dense, Separable, is_moderate, matrix_of
 from scorefield.editing.operators.named import OPERATORS, completed, operator_named
 
 __all__ = (
@@ -26,5 +26,7 @@ __all__ = (
     "Projection",
     "Separable",
     "completed",
+    "is_moderate",
+    "matrix_of",
     "operator_named",
 )

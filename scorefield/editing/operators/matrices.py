@@ -11,7 +11,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from scorefield.editing.operators.base import NOTHING, Decomposed
+from scorefield.editing.operators.base import NOTHING, Decomposed, LinearOperator
 from scorefield.errors import UsageError
 from scorefield.shapes import Float, Tensor
 
@@ -162,7 +162,7 @@ class Dense(Decomposed):
             raise UsageError(
                 f"a matrix for data of shape {self.shape} has {math.prod(self.shape)} columns, got {columns}"
             )
-        if columns * max(rows, columns) > _MOST_DENSE:
+        if not is_moderate(rows, columns):
             raise UsageError(
                 f"a dense matrix of {rows}×{columns} is too large to decompose; use Matrixless with A and Aᵀ"
             )
@@ -204,6 +204,17 @@ class Dense(Decomposed):
         """U z."""
         left = self._axis.left.to(z)
         return z.flatten(1)[:, : left.shape[1]] @ left.mT
+
+
+def is_moderate(rows: int, columns: int) -> bool:
+    """Whether a matrix is small enough to be decomposed as a whole."""
+    return columns * max(rows, columns) <= _MOST_DENSE
+
+
+def matrix_of(operator: LinearOperator, device: torch.device | str = "cpu") -> Float[Tensor, "m n"]:
+    """Any A as a matrix, column by column, float64."""
+    columns = torch.eye(math.prod(operator.shape), dtype=torch.float64, device=device)
+    return operator(columns.view(-1, *operator.shape)).flatten(1).mT
 
 
 def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ A model of p(x | c), c ∈ ℝᵏ, is told (c − mean)/scale; without a conditi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from scorefield.errors import UsageError
 from scorefield.model_config import ModelConfig
 from scorefield.streams import SampleStreams
 
+if TYPE_CHECKING:
+    from scorefield.model import Model
+
 _SHOWN = 6
 _DRAW = 1 << 41
 """The number of the draw that chooses a sample's condition: far from those of its noise and its class."""
 
 
 def condition_rows(config: ModelConfig, condition: Any, count: int) -> np.ndarray:
-    """One condition a sample, (count, k) float32 in the data's own units.
+    """One condition a sample, (count, k) float64 in the data's own units.
 
     Args:
         config: of the model.
@@ -43,13 +46,13 @@ def condition_rows(config: ModelConfig, condition: Any, count: int) -> np.ndarra
         )
     if len(rows) not in (1, count):
         raise UsageError(f"conditions must be one for all or one a sample: got {len(rows)} for {count} samples")
-    return np.ascontiguousarray(np.broadcast_to(rows, (count, k)), dtype=np.float32)
+    return np.ascontiguousarray(np.broadcast_to(rows, (count, k)), dtype=np.float64)
 
 
 def typical_rows(config: ModelConfig, count: int, seed: int, first: int = 0) -> np.ndarray:
     """Conditions with the mean and the deviation of the data's, (count, k) in their own units; sample k of a seed is always the same."""
     normal = SampleStreams.numbered(seed, first, count).normal(torch.empty(count, config.conditions), _DRAW)
-    return np.asarray(normal.numpy() * config.condition_scale + config.condition_mean, dtype=np.float32)
+    return np.asarray(normal.numpy() * config.condition_scale + config.condition_mean, dtype=np.float64)
 
 
 def told(config: ModelConfig, rows: Sequence[Any] | np.ndarray | None, device: torch.device) -> Tensor | None:
@@ -63,6 +66,21 @@ def told(config: ModelConfig, rows: Sequence[Any] | np.ndarray | None, device: t
     if config.always_conditioned:
         raise UsageError(
             f"this model was trained with label_dropout=0 and never without its condition ({_names(config)}); give one, such as {example(config)}, or train with --set label_dropout=0.1"
+        )
+    return None
+
+
+def told_if_known(model: Model, count: int, wanted: np.ndarray | None) -> Tensor | None:
+    """What samples of data that are given are conditioned on; without a class nothing is assumed of them.
+
+    Raises:
+        UsageError: nothing, for a model that was always told its class or condition.
+    """
+    if wanted is not None or model.config.conditions:
+        return model.labels(0, 0, count, wanted)
+    if model.config.classes and model.config.always_conditioned:
+        raise UsageError(
+            "this model was trained with label_dropout=0 and never saw data without a class; give one, or train with --set label_dropout=0.1"
         )
     return None
 

@@ -62,7 +62,7 @@ class ModelConfig:
         class_weights: how frequent each class is in the data.
         condition_names: one each of the numbers that samples are conditioned on, in place of classes; none where they are not.
         condition_mean, condition_scale: of those numbers in the data; the network is told (c − mean)/scale.
-        always_conditioned: whether no example was trained on without its numbers, so that nothing can be drawn without.
+        always_conditioned: whether no example was trained on without its class or numbers, so that nothing can be drawn without.
         provenance: for people: the data's name and digest, the preset, versions.
         format: of this file.
     """

@@ -14,6 +14,7 @@ from scorefield.denoisers import Denoiser
 from scorefield.editing.latents import between, decode, encode, lerp, weights
 from scorefield.editing.sdedit import SDEdit, editor, time_of_strength
 from scorefield.errors import UsageError, unknown_name
+from scorefield.model_conditions import told_if_known
 from scorefield.model_likelihood import model_space
 from scorefield.samplers import Sampler
 from scorefield.streams import SampleStreams
@@ -94,7 +95,7 @@ def edit(
     changes_z = None if changes is None else torch.from_numpy(changes)[None].to(model.device)
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        labels = told(model, size, None if wanted is None else wanted[start : start + size])
+        labels = told_if_known(model, size, None if wanted is None else wanted[start : start + size])
         x = guide_z.expand(size, *guide_z.shape[1:])
         streams = SampleStreams.numbered(seed, first + start, size, device=str(model.device))
         with model.evaluating():
@@ -182,7 +183,7 @@ def interpolate(
     shares, wanted, parts, asked = weights(count), model.wanted(count, classes, condition), [], 0
     for start in range(0, count, batch):
         share = shares[start : start + batch].to(ends[0].device)
-        labels = told(model, len(share), None if wanted is None else wanted[start : start + batch])
+        labels = told_if_known(model, len(share), None if wanted is None else wanted[start : start + batch])
         wide = (ends[0].expand(len(share), *ends[0].shape[1:]), ends[1].expand(len(share), *ends[1].shape[1:]))
         with model.evaluating():
             if method == "ode":
@@ -280,7 +281,7 @@ def invert(
         x_0 = model_space(model, array[start : start + batch]).to(
             model.device, torch.float64 if float64 else torch.float32
         )
-        labels = told(model, len(x_0), None if wanted is None else wanted[start : start + batch])
+        labels = told_if_known(model, len(x_0), None if wanted is None else wanted[start : start + batch])
         with model.evaluating():
             z = encode(denoiser, x_0, sampler, condition=labels) / model.config.path.prior_std
         parts.append(z.cpu().numpy())
@@ -342,7 +343,9 @@ def _decoded(
     """x₀ of a batch of latents, in model space."""
     z = torch.from_numpy(codes).to(model.device, torch.float64 if float64 else torch.float32)
     with model.evaluating():
-        return decode(denoiser, z * model.config.path.prior_std, sampler, condition=told(model, len(z), wanted))
+        return decode(
+            denoiser, z * model.config.path.prior_std, sampler, condition=told_if_known(model, len(z), wanted)
+        )
 
 
 def round_trip_errors(
@@ -404,13 +407,6 @@ def flow_denoiser(model: Model, float64: bool = False) -> Denoiser:
 
     network = copy.deepcopy(model.network).double() if float64 else model.network
     return make_denoiser(model.config, network)
-
-
-def told(model: Model, count: int, wanted: np.ndarray | None) -> Tensor | None:
-    """What samples are conditioned on; without a class or condition nothing is assumed of an example that is given."""
-    if wanted is None and not model.config.conditions:
-        return None
-    return model.labels(0, 0, count, wanted)
 
 
 class _Counted(Denoiser):

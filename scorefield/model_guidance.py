@@ -141,6 +141,10 @@ def with_guidance(model: Model, scale: float, interval: Interval | None = None, 
         raise UsageError("this model was trained without classes, so there is nothing to guide; leave guidance out")
     if scale != 1.0:
         _require_free(model, f"guidance {scale:g}", "leave guidance out")
+        if any(isinstance(guide, ByClassifier) and not guide.told for guide in model.guides.wrappers):
+            raise UsageError(
+                f"guidance {scale:g} would do nothing, for the classifier answers for all classes and the model is told none; give the classifier with told=True, or leave one of the two out"
+            )
     guides = replace(model.guides, interval=interval, rescale=rescale)
     if scale == 1.0:  # what cannot be is refused, even where nothing would come of it
         ClassifierFree(model.plain_denoiser, 0, scale, interval, rescale)

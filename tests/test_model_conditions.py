@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scorefield.denoisers import ClassifierFree
 from scorefield.errors import RefusedFileError, UsageError
 from scorefield.fitting import write_preview
 from scorefield.model import Model, load
-from scorefield.model_conditions import typical_rows
+from scorefield.model_conditions import condition_rows, typical_rows
 from scorefield.model_config import ModelConfig
 from scorefield.networks import MLPSpec, UNetSpec
 from scorefield.networks.layers import Embedding
@@ -215,6 +216,13 @@ def test_models_say_what_they_are_of() -> None:
         plain.sample(2, condition=[1.0])
     with pytest.raises(UsageError, match="nothing to guide"):
         plain.with_guidance(2.0)
+
+
+def test_a_date_is_told_to_the_second() -> None:
+    """Of 1.7 billion seconds 32 bits keep every 128th; what the network is told is standardised first."""
+    config = replace(tiny().config, condition_mean=(1.7e9,), condition_scale=(30.0,))
+    rows = condition_rows(config, [[1.7e9 + 1.0], [1.7e9 + 31.0]], 2)
+    assert config.standardised(rows)[:, 0] == pytest.approx([1.0 / 30.0, 31.0 / 30.0], rel=1e-6)
 
 
 def test_a_model_that_always_had_its_condition_is_not_drawn_from_without(tmp_path: Path) -> None:

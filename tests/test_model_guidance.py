@@ -200,3 +200,19 @@ def test_what_cannot_be_is_refused(model: Model) -> None:
     always = replace(model, config=replace(model.config, always_conditioned=True))
     with pytest.raises(UsageError, match="label_dropout=0"):
         always.with_classifier(Leaning())
+    with pytest.raises(UsageError, match="would do nothing, for the classifier answers for all classes"):
+        model.with_classifier(Leaning()).with_guidance(2.0)
+
+
+def test_a_run_without_dropped_labels_is_never_asked_without(tmp_path: Path) -> None:
+    """Its vector for "no class" was never trained: whatever would ask for it is refused, from Python too."""
+    always = trained(tmp_path, label_dropout=0.0, steps=2)
+    for ask in (
+        lambda: always.with_guidance(2.0),
+        lambda: always.with_classifier(Leaning()),
+        lambda: always.inpaint([4.0, 4.0], [0, 1]),
+        lambda: always.edit(np.zeros(2, np.float32), strength=0.5),
+    ):
+        with pytest.raises(UsageError, match="label_dropout=0"):
+            ask()
+    assert always.sample(2).shape == always.with_classifier(Leaning(), told=True).sample(2).shape == (2, 2)

@@ -54,6 +54,10 @@ class Guidance:
         if self.guidance is not None or interval is not None or self.guidance_rescale:
             scale = model.config.guidance if self.guidance is None else self.guidance
             if self.classifier_guidance is None and self.autoguide is None:
+                if scale == 1.0 and (interval is not None or self.guidance_rescale):
+                    raise UsageError(
+                        "--guidance-interval and --guidance-rescale are of guidance, and there is none at scale 1; give one, such as --guidance 2"
+                    )
                 return model.with_guidance(scale, interval, self.guidance_rescale)
             if self.guidance is not None:
                 model = model.with_guidance(scale, interval, self.guidance_rescale)

@@ -1,7 +1,7 @@
 """Numbers that examples come with, c ∈ ℝᵏ: what a model of p(x | c) is conditioned on.
 
-They are columns of a table, entries of a .npz file, or an array beside any data: one row an example, (n, k) float32, with
-one name a number. They are kept in their own units; a model standardises them.
+They are columns of a table, entries of a .npz file, or an array beside any data: one row an example, (n, k) float64, with
+one name a number. They are kept in their own units, in which a date is a large number and a day little of it; a model standardises them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def no_columns(name: str, columns: Sequence[str]) -> UsageError:
 
 
 def checked_conditions(raw: Any, names: Sequence[str], count: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Conditions as they are kept: ((n, k) float32, k names); a name of several numbers gets theirs in brackets.
+    """Conditions as they are kept: ((n, k) float64, k names); a name of several numbers gets theirs in brackets.
 
     Raises:
         UsageError: No numbers, not one row an example, too many of them, or a value that is not finite.
@@ -63,9 +63,9 @@ def checked_conditions(raw: Any, names: Sequence[str], count: int) -> tuple[np.n
         )
     if rows.shape[1] > MOST_CONDITIONS:
         raise UsageError(f"{what} has {rows.shape[1]} numbers an example; at most {MOST_CONDITIONS} are possible")
+    kept = np.ascontiguousarray(rows, dtype=np.float64)
     with np.errstate(over="ignore"):
-        kept = np.ascontiguousarray(rows, dtype=np.float32)
-    finite = np.isfinite(kept)
+        finite = np.isfinite(kept.astype(np.float32))
     if not finite.all():
         row, column = (int(place) for place in np.argwhere(~finite)[0])
         raise UsageError(

@@ -103,7 +103,7 @@ class Dataset:
         skipped: What was left out, and why.
         notes: What was decided or noticed when the data were read, one sentence each.
         levels: For integer data (lowest value, number of values) where the source knows them, else None.
-        conditions: (n, k) float32, the numbers that the examples come with, in their own units; or None.
+        conditions: (n, k) float64, the numbers that the examples come with, in their own units; or None.
         condition_names: One name each of the k numbers.
     """
 
@@ -160,7 +160,7 @@ class Dataset:
             UsageError: No numbers, not one row an example, or a value that is not finite.
         """
         rows, names = checked_conditions(raw, names, len(self))
-        digest = hashlib.sha256(f"{self.digest} {names}".encode() + rows.astype("<f4").tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{self.digest} {names}".encode() + rows.astype("<f8").tobytes()).hexdigest()
         return replace(self, conditions=rows, condition_names=names, digest=digest)
 
 

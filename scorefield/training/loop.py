@@ -356,6 +356,6 @@ def _model_config(config: RunConfig, found: DataReport, dataset: Dataset) -> Mod
         condition_scale=tuple(
             of["deviation"] if of["minimum"] < of["maximum"] else 1.0 for of in found.conditions.values()
         ),
-        always_conditioned=bool(found.conditions) and config.label_dropout == 0.0,
+        always_conditioned=(bool(found.conditions) or uses_labels) and config.label_dropout == 0.0,
         provenance={"preset": config.preset, "data": found.name, "digest": found.digest, "versions": versions()},
     )

@@ -51,6 +51,8 @@ def test_options_are_heard(classes_run: Path, tmp_path: Path, options: list[obje
         (["--guidance", 2, "--guidance-interval", "4:1"], "from low to high"),
         (["--guidance", 2, "--guidance-rescale", 2], "rescale between 0"),
         (["--guidance", -1], "scale ≥ 0"),
+        (["--guidance", 1, "--guidance-interval", "0.1:2"], "none at scale 1; give one"),
+        (["--guidance", 1, "--guidance-rescale", 0.7], "none at scale 1; give one"),
         (["--autoguide", "step-9"], "there are: step-2"),
         (["--autoguide", "nowhere"], "no run folder"),
         (["--autoguide", "step-2", "--guidance", 2], "in place of|takes the place"),

@@ -45,8 +45,17 @@ def test_columns_of_a_table_are_the_condition_and_no_data(tmp_path: Path) -> Non
     }
     data = open_data(parquet(tmp_path / "x.parquet", **columns), condition="t, y")
     assert data.shape == (2,) and data.labels is None and data.condition_names == ("t", "y")
-    assert data.conditions is not None and data.conditions.dtype == np.float32
+    assert data.conditions is not None and data.conditions.dtype == np.float64
     assert np.array_equal(data.conditions, np.array([TARGET, columns["y"]]).T)
+
+
+def test_dates_keep_their_days() -> None:
+    """Seconds since 1970, hours of Julian days: in 32 bits a thousand of them are a few."""
+    for stamps in (1.7e9 + np.arange(1000.0), 2_460_000.5 + np.arange(1000.0) / 24.0):
+        data = open_data(np.zeros((1000, 2), np.float32), condition=stamps)
+        assert data.conditions is not None and np.array_equal(data.conditions[:, 0], stamps)
+        of = report(data).conditions["condition"]
+        assert of["deviation"] == pytest.approx(stamps.std(), rel=1e-6)
 
 
 @pytest.mark.needs("pyarrow")

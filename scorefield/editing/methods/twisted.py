@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, final
 
 import torch
 
-from scorefield.arithmetic import per_sample_sum
+from scorefield.arithmetic import along_batch, per_sample_sum
 from scorefield.denoisers import Denoiser
 from scorefield.editing.measurement import Measurement
 from scorefield.editing.methods.moment_matching import MomentMatching
@@ -170,10 +170,11 @@ class _Cloud:
     def moved(self, row: Row, s: float, draw: Draw) -> _Cloud:
         """To time s by the proposal, from particles that were drawn anew where need is."""
         cloud = self.resampled(draw)
+        proposal = _within_reach(row, cloud.twist)
         z = draw(_islands(cloud.x, self.asks.count)).flatten(0, 1)
-        x = (row.a * cloud.x).add_(cloud.twist.x0, alpha=row.b).add_(z, alpha=row.c)
+        x = (row.a * cloud.x).add_(proposal.x0, alpha=row.b).add_(z, alpha=row.c)
         twist = self.asks(x, s)
-        gained = twist.log_density - cloud.twist.log_density + _prior_over_proposal(row, cloud.twist, z)
+        gained = twist.log_density - cloud.twist.log_density + _prior_over_proposal(row, proposal, z)
         weights = cloud.log_weights + _islands(gained, self.asks.count).double()
         return _Cloud(self.asks, x, twist, weights, self.evaluations + self.asks.count)
 
@@ -249,6 +250,17 @@ class _Asks:
             told = condition[rows] if isinstance(condition, torch.Tensor) and len(condition) == len(x) else condition
             parts.append(method.twist(self.posterior.denoiser, known, x[rows], t, told))
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _within_reach(row: Row, twist: Twist) -> Twist:
+    """The twist with D' no farther from D than ‖Δ‖ = √d: where a step leaves next to no noise, one particle's luck would outweigh all others.
+
+    Any mean is a proposal that the weights make good, and among √d deviations of the prior's step it is still seen by it.
+    """
+    apart = twist.x0 - twist.prediction.x0
+    length = (row.b / row.c) * per_sample_sum(apart * apart).sqrt()
+    share = (math.sqrt(apart[0].numel()) / length.clamp(min=1e-30)).clamp(max=1.0)
+    return replace(twist, x0=twist.prediction.x0 + along_batch(share, apart) * apart)
 
 
 def _prior_over_proposal(row: Row, twist: Twist, z: Tensor) -> Tensor:

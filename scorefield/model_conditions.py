@@ -92,14 +92,18 @@ def example(config: ModelConfig) -> str:
 
 
 def _names(config: ModelConfig) -> str:
-    shown = ", ".join(config.condition_names[:_SHOWN])
-    return f"{shown}, …" if config.conditions > _SHOWN else shown
+    return _shown(config.condition_names)
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown}, …" if len(names) > _SHOWN else shown
 
 
 def _require_conditions(config: ModelConfig) -> None:
     if config.classes:
         raise UsageError(
-            f"this model has classes and no condition of numbers; choose a class, one of: {', '.join(config.class_names[:_SHOWN])}"
+            f"this model has classes and no condition of numbers; choose a class, one of: {_shown(config.class_names)}"
         )
     if not config.conditions:
         raise UsageError(

@@ -18,6 +18,7 @@ from scorefield.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from scorefield.data import Dataset
     from scorefield.data.representation import Representation
     from scorefield.model import Model
     from scorefield.training.configuration import RunConfig
@@ -93,6 +94,23 @@ def reading_of(run: str) -> dict[str, Any]:
     data = requested.data
     reading = {"size": data.size, "layout": data.layout, "skip_bad": data.skip_bad}
     return reading if data.condition is None or is_file(data.condition) else reading | {"condition": data.condition}
+
+
+def open_given(run: str, source: str) -> Dataset:
+    """Data that are given to a run's model, read as the run read its own. Its condition's columns are no data; here they may be missing.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    from scorefield.data import open_data
+
+    reading = reading_of(run)
+    try:
+        return open_data(source, **reading)
+    except UsageError:
+        if reading.pop("condition", None) is None:
+            raise
+        return open_data(source, **reading)
 
 
 def _requested(run: str) -> RunConfig | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import check_out, numbered_files, print_json, reading_of, require_parent, say, write_each
+from scorefield.cli.common import check_out, numbered_files, open_given, print_json, require_parent, say, write_each
 from scorefield.cli.editing import (
     Editing,
     check_count,
@@ -208,10 +208,9 @@ class EditCommand(Editing):
         import numpy as np
         import torch
 
-        from scorefield.data import open_data
         from scorefield.evaluation.edits import Realism
 
-        dataset = open_data(self.data, **reading_of(self.model))
+        dataset = open_given(self.model, self.data)
         if dataset.shape != model.config.representation.shape:
             raise UsageError(
                 f"--data {self.data} is of shape {dataset.shape}, the model's data are of {model.config.representation.shape}; give data of the model's kind"

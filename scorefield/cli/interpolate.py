@@ -86,20 +86,25 @@ class InterpolateCommand(Editing):
 
         found = [interpolate(model, ends[0], ends[1], depth=depth, batch=self.batch, **options) for depth in depths]
         self._write(model, ends, depths, [each.samples for each in found])
+        apart = _apart(ends, [each.samples for each in found])
+        if self.method == "ode":
+            print(f"ends come back to {apart:.4g} root mean squared, in the data's own unit")
         say(f"interpolated into {self.out}")
         if self.json:
             rows = [
                 {"depth": depth, "evaluations": each.evaluations} for depth, each in zip(depths, found, strict=True)
             ]
             about = {"out": self.out, "count": self.count, "seed": self.seed, "method": self.method}
-            print_json({**about, "sampler": kind_of(type(sampler)), "steps": sampler.steps, "rows": rows})
+            print_json(
+                {**about, "sampler": kind_of(type(sampler)), "steps": sampler.steps, "ends_apart": apart, "rows": rows}
+            )
         return 0
 
     def _check(self, depths: int) -> None:
         check_count(self.count)
         extension = check_out(self.out, (".png", ".gif", ".npz", ""), self.a, self.b)
         if self.count < 2:
-            raise UsageError(f"an interpolation has at least its two ends, got --count {self.count}")
+            raise UsageError(f"an interpolation has at least its two ends, so that -n is 2 or more; got {self.count}")
         if extension == ".gif" and depths > 1:
             raise UsageError(f"a film has one depth, got {depths}; give one, or --out X.png")
         if self.method == "ode" and self.bent != Guidance():
@@ -124,7 +129,10 @@ class InterpolateCommand(Editing):
         indices = self._indices()
         ends = []
         for source in (self.a, self.b):
-            index = None if is_one_example(model, source) or not indices else indices.pop(0)
+            is_one = is_one_example(model, source)
+            if not is_one and self.index is not None and not indices:
+                raise UsageError(f"--index {self.index} names too few: one for each DATA, such as --index 3,8")
+            index = None if is_one or not indices else indices.pop(0)
             ends.append(read_example(model, self.model, source, index, self.resize)[0])
         if indices:
             raise UsageError(f"--index {self.index} names more examples than there are DATA; leave those out")
@@ -156,6 +164,14 @@ class InterpolateCommand(Editing):
             write_arrays(self.out, arrays)
         else:
             write_each(self.out, numbered_files(samples, model.config.representation))
+
+
+def _apart(ends: tuple[np.ndarray, np.ndarray], rows: Sequence[np.ndarray]) -> float:
+    """How far the worse of the two ends is from what was given, over the depths: a root of a mean square."""
+    import numpy as np
+
+    pairs = [(row[place], end) for row in rows for place, end in ((0, ends[0]), (-1, ends[1]))]
+    return max(float(np.sqrt(np.mean((one.astype(np.float64) - other) ** 2))) for one, other in pairs)
 
 
 def _write_film(out: str, model: Model, samples: np.ndarray) -> None:

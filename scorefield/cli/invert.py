@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scorefield.cli.common import check_out, numbered_files, print_json, reading_of, say, write_each
+from scorefield.cli.common import check_out, numbered_files, open_given, print_json, say, write_each
 from scorefield.cli.editing import Editing, check_count, write_arrays
 from scorefield.errors import UsageError
 from scorefield.records import from_plain, kind_of, to_plain
@@ -138,9 +138,8 @@ class InvertCommand(Editing):
         if is_one_example(model, self.source) or self.index is not None:
             return read_example(model, self.model, self.source, self.index, self.resize)[0][None]
         from scorefield.cli.held_out import require_kind
-        from scorefield.data import open_data
 
-        dataset = open_data(self.source, **reading_of(self.model))
+        dataset = open_given(self.model, self.source)
         require_kind(model, dataset)
         chosen = np.arange(min(len(dataset), self.count or len(dataset)))
         return model.config.representation.own_layout(dataset.batch(chosen))

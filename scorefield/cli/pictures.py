@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorefield.cli.common import reading_of, say
+from scorefield.cli.common import open_given, say
 from scorefield.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ def read_example(
         if index is not None:
             raise UsageError(f"{source} is one example; leave --index out")
         return read_image(model, source, resize), None
-    from scorefield.data import open_data
 
-    dataset = open_data(source, **reading_of(run))
+    dataset = open_given(run, source)
     if index is None:
         raise UsageError(f"{source} holds {len(dataset)} examples; say which with --index, 0 … {len(dataset) - 1}")
     if not 0 <= index < len(dataset):

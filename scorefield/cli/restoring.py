@@ -18,8 +18,8 @@ from scorefield.cli.common import (
     label_dropout,
     load_model,
     npz_bytes,
+    open_given,
     print_json,
-    reading_of,
     say,
     set_threads,
     write_each,
@@ -273,9 +273,8 @@ class Restoring(Command, ABC):
 
         if self.first is None:
             return read_example(model, self.model, self.image, self.index, self.resize)[0][None]
-        from scorefield.data import open_data
 
-        dataset, representation = open_data(self.image, **reading_of(self.model)), model.config.representation
+        dataset, representation = open_given(self.model, self.image), model.config.representation
         if self.first > len(dataset):
             raise UsageError(f"--first {self.first}: {self.image} has {len(dataset)} examples")
         if dataset.shape != representation.shape or (dataset.dtype.kind == "f") != (representation.levels is None):

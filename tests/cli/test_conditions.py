@@ -50,6 +50,24 @@ def test_what_is_drawn_says_its_conditions(conditioned: Path, tmp_path: Path) ->
         assert found.files == ["samples", "seeds"]
 
 
+def test_data_without_the_conditions_columns_are_edited_all_the_same(
+    conditioned: Path, numbers: str, tmp_path: Path
+) -> None:
+    """The condition is given on the command line; data that cannot be read are still told so."""
+    with np.load(numbers) as held:
+        bare = {name: held[name] for name in held.files if name not in ("warmth", "weight")}
+    np.savez(tmp_path / "bare.npz", **bare)
+    np.save(tmp_path / "mask.npy", np.array([False, True, False]))
+    words = ["--index", 2, "--mask", tmp_path / "mask.npy", "--condition", "0.5,1", "--steps", 2]
+    for data, out in ((tmp_path / "bare.npz", "a.npz"), (numbers, "b.npz")):
+        answer = call("inpaint", conditioned, data, *words, "--out", tmp_path / out)
+        assert answer.code == 0, answer.text
+    with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
+        assert np.array_equal(one["samples"], other["samples"])
+    answer = call("inpaint", conditioned, tmp_path / "none.npz", *words, "--out", tmp_path / "c.npz")
+    assert answer.code == 2 and "none.npz" in answer.text
+
+
 def test_films_and_pictures_are_drawn_under_a_file_beside_the_images(runs: Path, images: str, tmp_path: Path) -> None:
     """Images have no columns: the numbers lie in a file, in training and beside held-out data; labels there are left aside."""
     np.save(tmp_path / "c.npy", np.arange(len(np.load(images)["labels"]), dtype=np.float64))

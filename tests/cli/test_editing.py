@@ -192,7 +192,15 @@ def test_interpolations_in_every_form(method: str, image_run: Path, images: str,
     words = ["--index", "1,4", "--depth", "0.2:0.8:2", "--out", tmp_path / "y.npz", "--json"]
     result = told(call("interpolate", image_run, images, images, "--method", method, *words, *SHORT))
     assert [row["depth"] for row in result["rows"]] == [0.2, 0.8] and result["rows"][0]["evaluations"] > 0
-    assert arrays(tmp_path / "y.npz")["samples"].shape == (18, 8, 8)
+    held = arrays(tmp_path / "y.npz")
+    assert held["samples"].shape == (18, 8, 8)
+    rows = held["samples"].reshape(2, 9, 8, 8)[:, [0, -1]].astype(float)
+    wanted = np.sqrt(((rows - held["ends"]) ** 2).mean((2, 3))).max()
+    assert result["ends_apart"] == pytest.approx(wanted)
+    answer = call(
+        "interpolate", image_run, images, images, "--index", 3, "--method", method, "--out", tmp_path / "z.npz", *SHORT
+    )
+    assert answer.code == 2 and "one for each DATA, such as --index 3,8" in answer.text
 
 
 # ── invert ───────────────────────────────────────────────────────────────────────────────────────────────────────────

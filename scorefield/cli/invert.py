@@ -136,12 +136,16 @@ class InvertCommand(Editing):
         from scorefield.cli.pictures import is_one_example, read_example
 
         if is_one_example(model, self.source) or self.index is not None:
+            if self.count is not None and self.count > 1:
+                raise UsageError(f"-n {self.count} is of data without --index, and here is one example; leave -n out")
             return read_example(model, self.model, self.source, self.index, self.resize)[0][None]
         from scorefield.cli.held_out import require_kind
 
         dataset = open_given(self.model, self.source)
         require_kind(model, dataset)
-        chosen = np.arange(min(len(dataset), self.count or len(dataset)))
+        if self.count is not None and self.count > len(dataset):
+            raise UsageError(f"-n {self.count}: {self.source} has {len(dataset)} examples; give at most so many")
+        chosen = np.arange(self.count or len(dataset))
         return model.config.representation.own_layout(dataset.batch(chosen))
 
 

@@ -221,6 +221,16 @@ def test_data_come_back_from_their_latents(point_run: Path, points: str, tmp_pat
     assert cool.std() < back.std()
 
 
+def test_more_examples_than_there_are_cannot_be_inverted(point_run: Path, points: str, tmp_path: Path) -> None:
+    """A number that is passed over would look like so many latents."""
+    for words, said in (
+        (["--index", 1, "-n", 2], "here is one example; leave -n out"),
+        (["-n", 100_000], "give at most so many"),
+    ):
+        answer = call("invert", point_run, points, *words, "--out", tmp_path / "x.npz", "--threads", 1)
+        assert answer.code == 2 and said in answer.text, answer.text
+
+
 def test_a_picture_and_its_latent(image_run: Path, folder: Path, tmp_path: Path) -> None:
     """One picture has one latent; decoded it is a picture, in a grid or a folder."""
     out = tmp_path / "z.npz"
